@@ -1,0 +1,54 @@
+# make demo   build, validate, judge and package the embedded model
+# make test   set up and run every check but the long ones (under 15 minutes on two cores)
+# make bench  the tables of docs/quantization.md and docs/benchmarks.md, from real runs
+# make nano   train the embedded model anew (about an hour on two cores)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+NANO := tools/phiforge/checkpoint/nano/phi-4-nano
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: demo test test-all lint unit tiny bench nano clean
+
+demo: $(VENV)/.user
+	$(BIN)/phiforge build $(NANO) --target cpu-x64
+
+test: lint unit tiny
+
+test-all: test
+	$(BIN)/pytest tests/bench
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest tests/unit tests/contract
+
+tiny: $(VENV)/.dev
+	$(BIN)/pytest tests/tiny tests/broken
+
+bench: $(VENV)/.user
+	$(BIN)/python tests/bench/quantization.py
+	$(BIN)/python tests/bench/resources.py
+
+nano: $(VENV)/.user
+	$(BIN)/python -m phiforge.checkpoint.nano.train artifacts/nano
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.user: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP_INSTALL) -e '.[build,cpu]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.user
+	$(PIP_INSTALL) -e '.[build,cpu,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) artifacts/store artifacts/*.ortpackage .mypy_cache .pytest_cache .ruff_cache

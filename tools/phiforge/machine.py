@@ -1,0 +1,154 @@
+"""What this machine is and how many threads suit it: processor, memory, power, the cores this process may use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil  # type: ignore[import-untyped]
+
+from phiforge.evidence import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}
+
+
+def describe_machine() -> Machine:
+    """Return the facts of this machine that a measurement depends on."""
+    return Machine(
+        processor=_processor(),
+        architecture=_architecture(),
+        process_architecture=_normal(sysconfig.get_platform().rsplit("-", 1)[-1]),
+        logical_cores=psutil.cpu_count() or 1,
+        physical_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        system=f"{platform.system()} {platform.release()}",
+        power_source=_power_source(),
+    )
+
+
+def default_threads() -> int:
+    """Return the physical cores this process may use, at least 1.
+
+    Hyper-threads add nothing to the int4 kernels, and onnxruntime-genai's own default is half the logical CPUs, which
+    halves the speed where there is no hyper-threading (shared/research/cpu-performance.md). Affinity and cgroup limits
+    are respected, so a container gets its share and no more.
+    """
+    cpus = _allowed_cpus()
+    cores = count_cores(cpus, Path("/sys/devices/system/cpu")) or psutil.cpu_count(logical=False) or len(cpus)
+    threads = min(cores, len(cpus))
+    limit = cgroup_cpus(Path("/sys/fs/cgroup"), _own_cgroup())
+    return max(1, threads if limit is None else min(threads, int(limit)))
+
+
+def tool_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the installed version of each distribution; one that is not installed is left out."""
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def count_cores(cpus: Iterable[int], sysfs: Path) -> int | None:
+    """Return how many physical cores the logical CPUs belong to, or None where sysfs does not tell.
+
+    Source: Linux, Documentation/ABI/stable/sysfs-devices-system-cpu, `thread_siblings_list`.
+    """
+    cores = set()
+    for cpu in cpus:
+        try:
+            siblings = (sysfs / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text(encoding="utf-8")
+        except OSError:
+            return None
+        cores.add(siblings.strip())
+    return len(cores) or None
+
+
+def cgroup_cpus(root: Path, own: str) -> float | None:
+    """Return the CPU limit of a cgroup in CPUs, the smallest on its way to the root, or None where there is none.
+
+    Args:
+        root: Where cgroups are mounted.
+        own: The path of this process's cgroup below `root`, such as "/user.slice".
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD" or "max $PERIOD"; version 1,
+    Documentation/scheduler/sched-bwc.rst: `cpu.cfs_quota_us` (-1 for none) and `cpu.cfs_period_us`.
+    """
+    below = Path(own.lstrip("/"))
+    limits = []
+    for part in (below, *below.parents):
+        limits += [_quota(root / part / "cpu.max"), _quota_v1(root / "cpu" / part)]
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else None
+
+
+def _quota(file: Path) -> float | None:
+    try:
+        quota, period = file.read_text(encoding="utf-8").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
+        period = int((folder / "cpu.cfs_period_us").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _own_cgroup() -> str:
+    """Return the path of this process's cgroup (version 2: the line that starts with "0::"); "/" where unknown."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "/"
+    paths = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
+    return paths[0] if paths and ".." not in paths[0] else "/"
+
+
+def _allowed_cpus() -> list[int]:
+    process = psutil.Process()
+    affinity = getattr(process, "cpu_affinity", None)  # absent on macOS
+    return list(affinity()) if affinity else list(range(psutil.cpu_count() or 1))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _architecture() -> str:
+    """Return the machine's architecture, also where an x86-64 process is emulated on Windows for Arm."""
+    if os.environ.get("PROCESSOR_IDENTIFIER", "").upper().startswith("ARM"):
+        return "arm64"
+    return _normal(platform.machine())
+
+
+def _normal(architecture: str) -> str:
+    name = architecture.lower()
+    return _ARCHITECTURES.get(name, name)
+
+
+def _power_source() -> str | None:
+    """Return "mains" or "battery", None where the system does not tell (most servers)."""
+    read = getattr(psutil, "sensors_battery", None)  # absent on some systems
+    battery = read() if read else None
+    if battery is None or battery.power_plugged is None:
+        return None
+    return "mains" if battery.power_plugged else "battery"

@@ -1,0 +1,170 @@
+"""Content-addressed stage folders: written beside their final name, renamed when complete, found again by key.
+
+A folder under its final name is complete; anything else is work in progress that the next run resumes or removes. The
+store does not know what the files mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from phiforge import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+HASH_BLOCK_BYTES = 1024 * 1024
+_KEY_DIGITS = 16
+
+
+def content_key(value: object) -> str:
+    """SHA-256, in hex, of a value as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hex, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under `folder`, by POSIX path relative to it, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+
+
+def hash_listing(hashes: Mapping[str, str]) -> str:
+    """One hash over many files: SHA-256 of the sorted lines `hash  path`, as the ONNX Runtime package format has it."""
+    lines = "".join(f"{digest}  {path}\n" for path, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that its name never holds half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(partial, path)
+
+
+class Store:
+    """Stage folders under one root: `<root>/<kind>/<first digits of key>`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other builds out of this store; a killed build's lock is free at once.
+
+        Raises:
+            OutputLockedError: Another build holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise errors.OutputLockedError(
+                f"Another build is working in {self.root.parent}.",
+                why="It holds the lock of that folder; two builds would write over each other.",
+                fix="Wait for it to end, or choose another --output.",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def find(self, kind: str, key: str) -> Path | None:
+        """Return the complete stage folder of this key, or None."""
+        folder = self._folder(kind, key)
+        return folder if folder.is_dir() else None
+
+    def work(self, kind: str, key: str) -> Path:
+        """A folder for work in progress that survives a kill; the stage's owner decides what to resume from it."""
+        folder = self.root / "work" / f"{kind}-{key[:_KEY_DIGITS]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def stage(self, kind: str, key: str) -> Iterator[Path]:
+        """Yield an empty folder that becomes the stage when the block ends without an error.
+
+        Raises:
+            DiskFullError: The disk filled up.
+        """
+        final = self._folder(kind, key)
+        partial = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        with disk_full_guard(self.root):
+            partial.mkdir(parents=True)
+            try:
+                yield partial
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            os.replace(partial, final)
+
+    def recall(self, kind: str, signature: object) -> Any:
+        """Return the small JSON value remembered for this signature, or None."""
+        path = self._note(kind, signature)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def remember(self, kind: str, signature: object, value: object) -> None:
+        """Remember a small JSON value for this signature."""
+        path = self._note(kind, signature)
+        with disk_full_guard(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(value) + "\n")
+
+    def clean(self) -> None:
+        """Remove what killed runs left half-written. Call with the lock held."""
+        for partial in self.root.glob("*/.*.partial"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def discard_work(self, kind: str, key: str) -> None:
+        """Remove a work folder whose stage is complete."""
+        shutil.rmtree(self.work(kind, key), ignore_errors=True)
+
+    def _folder(self, kind: str, key: str) -> Path:
+        return self.root / kind / key[:_KEY_DIGITS]
+
+    def _note(self, kind: str, signature: object) -> Path:
+        return self.root / "notes" / f"{kind}-{content_key(signature)[:_KEY_DIGITS]}.json"
+
+
+@contextlib.contextmanager
+def disk_full_guard(folder: Path) -> Iterator[None]:
+    """Turn the system's "no space left" into the expected failure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise disk_full(folder) from error
+
+
+def disk_full(folder: Path) -> errors.DiskFullError:
+    """The error for a disk that filled up during the work."""
+    free = shutil.disk_usage(folder).free if folder.exists() else 0
+    return errors.DiskFullError(
+        "The disk filled up during the work; nothing was left under a final name.",
+        why=f"{free / 1e6:.1f} MB are free at {folder}.",
+        fix="Free some space and run the same command again, or choose another --output.",
+    )

@@ -1,0 +1,157 @@
+"""The schema of one device profile: a TOML file in `targets/`."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from phiforge import errors
+from phiforge.evidence import Kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of a profile's tables: frozen, unknown keys forbidden, no silent conversion of text to numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Identity(Section):
+    """What the device is called."""
+
+    title: str
+    description: str
+
+
+class Runtime(Section):
+    """What runs the variant on the device."""
+
+    package: str
+    version: str
+    provider: str
+    device: Literal["cpu", "gpu", "npu"]
+
+
+class Build(Section):
+    """What is built for the device."""
+
+    target: Literal["cpu", "directml", "qnn", "webgpu"]
+    pipeline: str
+
+
+class Hardware(Section):
+    """Facts of the device that a plan or a check needs."""
+
+    architecture: Literal["x86_64", "arm64"]
+    memory_bytes: Annotated[int, Field(gt=0)]
+
+
+class Budgets(Section):
+    """Limits a variant must keep on the device; an absent limit is not judged.
+
+    Drift, answers and probes are judged on the kinds of evidence in `accepts`; time and memory only on `measured`.
+    """
+
+    kl_mean_nats_max: Positive | None = None
+    kl_p99_nats_max: Positive | None = None
+    top1_agreement_fraction_min: Fraction | None = None
+    perplexity_ratio_max: Positive | None = None
+    answer_recovery_fraction_min: Fraction | None = None
+    variant_bytes_max: Annotated[int, Field(gt=0)] | None = None
+    load_ms_max: Positive | None = None
+    ttft_p50_ms_max: Positive | None = None
+    prefill_tokens_per_s_min: Positive | None = None
+    decode_tokens_per_s_min: Positive | None = None
+    inter_token_p99_ms_max: Positive | None = None
+    peak_anon_bytes_max: Annotated[int, Field(gt=0)] | None = None
+
+
+class Measure(Section):
+    """How latency is measured on the device."""
+
+    warmups: Annotated[int, Field(ge=1, le=100)]
+    repeats: Annotated[int, Field(ge=3, le=1000)]
+    prompt_tokens: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    decode_tokens: Annotated[int, Field(ge=8)]
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class Profile(Section):
+    """One device: runtime, build options, hardware facts, budgets."""
+
+    name: str
+    identity: Identity
+    runtime: Runtime
+    build: Build
+    hardware: Hardware
+    accepts: Annotated[list[Annotated[Kind, Field(strict=False)]], Field(min_length=1)]
+    budgets: Budgets
+    budgets_for: dict[str, Budgets] = {}
+    measure: Measure
+
+    def budgets_of(self, family: str) -> Budgets:
+        """The budgets for one model family: the common ones, overridden by the family's own."""
+        own = self.budgets_for.get(family)
+        if own is None:
+            return self.budgets
+        return self.budgets.model_copy(update=own.model_dump(exclude_none=True))
+
+
+def load_profile(path: Path) -> Profile:
+    """Read one device profile; its name is the file's stem.
+
+    Raises:
+        ProfileInvalidError: The file is no TOML or breaks the schema; the message lists every fault.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Profile.model_validate({"name": path.stem, **data})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _invalid(path, str(error)) from error
+    except ValidationError as error:
+        faults = "; ".join(_fault(dict(item)) for item in error.errors())
+        raise _invalid(path, faults) from error
+
+
+def parse_profile(path: Path) -> Profile:
+    """Read a profile as a package carries it, as JSON.
+
+    Raises:
+        ProfileInvalidError: The file is no JSON or breaks the schema.
+    """
+    try:
+        return Profile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise _invalid(path, " ".join(str(error).split())) from error
+
+
+def _invalid(path: Path, why: str) -> errors.ProfileInvalidError:
+    return errors.ProfileInvalidError(
+        f"The device profile {path.name} is not valid.",
+        why=why,
+        fix="Correct the keys named; docs/profiles.md lists every key with its unit.",
+    )
+
+
+def _fault(item: dict[str, object]) -> str:
+    location = item["loc"]
+    where = ".".join(str(part) for part in location) if isinstance(location, tuple) else str(location)
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_near_key(where)}"
+    return f"{where}: {item['msg']}"
+
+
+def _near_key(where: str) -> str:
+    """Name the known key that a mistyped or wrongly united one is nearest to, as `kl_mean_bits_max`."""
+    import difflib
+
+    known = {field for section in Section.__subclasses__() for field in section.model_fields}
+    near = difflib.get_close_matches(where.rsplit(".", 1)[-1], sorted(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}? units are part of the name)" if near else ""
