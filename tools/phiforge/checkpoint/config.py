@@ -90,8 +90,12 @@ def load_config(folder: Path, *, quantized: bool = False) -> ModelConfig:
         )
     content = _read_object(path)
     architecture = _architecture(path, content)
+    quantization = content.get("quantization_config")
+    if quantized and isinstance(quantization, dict):
+        # Olive unties the floats and says in here that the codes are tied.
+        content = {**content, "tie_word_embeddings": quantization.get("tie_word_embeddings", False)}
     fields = Fields(content)
-    if not quantized and content.get("quantization_config") is not None:
+    if not quantized and quantization is not None:
         fields.faults.append("quantization_config is there, so the weights are quantized already")
     stop_ids = _stop_ids(folder, fields)
     config = _build(architecture, fields, stop_ids)

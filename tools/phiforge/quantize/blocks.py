@@ -74,10 +74,19 @@ def quantize_by_chunks(weight: Floats, spec: QuantSpec, quantize_columns: Column
 
 
 def encode(columns: Floats, scales: Floats, zeros: Floats, spec: QuantSpec) -> Floats:
-    """Gives the nearest codes, clip(round(w / scale + zero)), as float32 [g, n]; halves go to the even code."""
-    codes = columns / scales
-    codes += zeros
-    np.rint(codes, out=codes)
+    """Gives the nearest codes, clip(round(w / scale + zero)), as float32 [g, n].
+
+    Halves go to the even code where blocks are asymmetric, as in Olive, and up where they are symmetric, as in ONNX
+    Runtime, which also multiplies by 1 / scale; both to the bit.
+    """
+    if spec.symmetric:
+        codes: Floats = columns * np.reciprocal(scales)
+        codes += zeros + np.float32(0.5)
+        np.floor(codes, out=codes)
+    else:
+        codes = columns / scales
+        codes += zeros
+        np.rint(codes, out=codes)
     np.clip(codes, 0, spec.max_code, out=codes)
     return codes
 

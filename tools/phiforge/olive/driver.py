@@ -1,0 +1,222 @@
+"""Run one Olive workflow in a subprocess and believe only what is on disk.
+
+Olive 0.13 exits 0 when a pass fails, replays a failure from its cache, and leaves an earlier run's files in its output
+folder. So: an empty output folder, failed cache entries purged, the result judged by its files.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phiforge import errors
+from phiforge.olive.progress import EVENTS_VARIABLE
+from phiforge.store import disk_full
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+OUR_PASSES = ("PhiforgeQuantize", "PhiforgeExport")
+REQUIRED_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json")
+# What Olive puts beside the model for itself; it names folders of the building machine.
+OLIVE_FILES = ("model_config.json", "footprint.json", "output_footprint.json", "run_history.txt")
+WORKFLOW_FILE = "workflow.json"
+PACKAGE_FILE = "olive-package.json"
+CACHE_FOLDER = "cache"
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OliveRun:
+    """One run: which workflow on which checkpoint, where it may keep its cache, and where the result goes."""
+
+    workflow: Mapping[str, Any]
+    checkpoint: Path
+    work: Path
+    output: Path
+
+
+def run_olive(run: OliveRun, progress: Callable[[str, int, int], None]) -> None:
+    """Run the workflow; on return `run.output` holds the model's files and nothing else.
+
+    Args:
+        run: What to run. `work` may hold the cache of an earlier, killed run; `output` is emptied.
+        progress: Called with (step, done, total).
+
+    Raises:
+        PhiforgeError: What a pass of ours reported.
+        DiskFullError: The disk filled up.
+        BuildFailedError: Olive ended without the files; the message quotes its log.
+    """
+    run.work.mkdir(parents=True, exist_ok=True)
+    purge_failures(run.work / CACHE_FOLDER)
+    shutil.rmtree(run.output, ignore_errors=True)
+    run.output.mkdir(parents=True)
+    events = run.work / "events.jsonl"
+    events.write_text("", encoding="utf-8")
+    write_workflow(run.workflow, run.work)
+    log = run.work / "olive.log"
+    with log.open("wb") as log_file:
+        code = _wait(_start(run, events, log_file), events, progress)
+    missing = [name for name in REQUIRED_FILES if not (run.output / name).is_file()]
+    if code or missing:
+        raise _failure(events, log, code, missing)
+    for name in OLIVE_FILES:
+        (run.output / name).unlink(missing_ok=True)
+
+
+def write_workflow(workflow: Mapping[str, Any], folder: Path) -> None:
+    """Write what `olive run --run-config workflow.json --package-config olive-package.json -m ... -o ...` takes."""
+    types = [str(options["type"]) for options in workflow["passes"].values()]
+    for name, data in ((WORKFLOW_FILE, workflow), (PACKAGE_FILE, package_config(types))):
+        (folder / name).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def package_config(types: list[str]) -> dict[str, Any]:
+    """Olive's package configuration for these pass types: ours, and Olive's own from its default file."""
+    ours = {
+        name: {
+            "module_path": f"phiforge.olive.passes.{name}",
+            "supported_providers": ["*"],
+            "supported_accelerators": ["*"],
+            "supported_precisions": ["*"],
+        }
+        for name in OUR_PASSES
+    }
+    others = [name for name in types if name not in ours]
+    if not others:
+        return {"passes": ours, "extra_dependencies": {}}
+    spec = importlib.util.find_spec("olive")
+    if spec is None or spec.origin is None:
+        raise missing_olive()
+    default = json.loads((Path(spec.origin).parent / "olive_config.json").read_text(encoding="utf-8"))
+    return {
+        "passes": ours | {name: default["passes"][name] for name in others if name in default["passes"]},
+        "extra_dependencies": default["extra_dependencies"],
+    }
+
+
+def purge_failures(cache: Path) -> int:
+    """Remove from an Olive cache every model that failed or is incomplete, and return how many.
+
+    Olive stores a failed pass as an empty model description, and would answer the next run with it.
+    """
+    purged = 0
+    for run in cache.glob("*/runs/*"):
+        model = run / "model.json"
+        if not (run / "run.json").is_file() or not _is_sound(model):
+            shutil.rmtree(run)
+            purged += 1
+    return purged
+
+
+def missing_olive() -> errors.DependencyMissingError:
+    """The error for an install without the build parts."""
+    return errors.DependencyMissingError(
+        "Building needs Olive, which is not installed.",
+        why="The light install validates and runs packages; it does not build them.",
+        fix='pip install -c constraints.txt "phiforge[build,cpu]"',
+    )
+
+
+def _is_sound(model: Path) -> bool:
+    try:
+        return bool(json.loads(model.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
+
+
+def _start(run: OliveRun, events: Path, log_file: Any) -> subprocess.Popen[bytes]:
+    if importlib.util.find_spec("olive") is None:
+        raise missing_olive()
+    command = [
+        sys.executable,
+        "-m",
+        "phiforge.olive.worker",
+        "run",
+        "--run-config",
+        WORKFLOW_FILE,
+        "--package-config",
+        PACKAGE_FILE,
+        "-m",
+        str(run.checkpoint.resolve()),
+        "-o",
+        str(run.output.resolve()),
+    ]
+    environment = os.environ | {
+        "OLIVE_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+        EVENTS_VARIABLE: str(events.resolve()),
+    }
+    return subprocess.Popen(
+        command, cwd=run.work, env=environment, stdin=subprocess.PIPE, stdout=log_file, stderr=subprocess.STDOUT
+    )
+
+
+def _wait(process: subprocess.Popen[bytes], events: Path, progress: Callable[[str, int, int], None]) -> int:
+    try:
+        with events.open(encoding="utf-8") as file:
+            while process.poll() is None:
+                _report(file.readlines(), progress)
+                time.sleep(_POLL_S)
+            _report(file.readlines(), progress)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stdin:
+            process.stdin.close()
+    return process.returncode
+
+
+def _report(lines: list[str], progress: Callable[[str, int, int], None]) -> None:
+    for event in _parse(lines):
+        if event["event"] == "progress":
+            progress(event["step"], event["done"], event["total"])
+
+
+def _parse(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue  # a line cut by a kill
+
+
+def _failure(events: Path, log: Path, code: int, missing: list[str]) -> errors.PhiforgeError:
+    for event in _parse(events.read_text(encoding="utf-8").splitlines()):
+        if event["event"] == "failure":
+            cls = getattr(errors, event["class"])
+            error: errors.PhiforgeError = cls(event["what"], why=event["why"], fix=event["fix"])
+            return error
+        if event["event"] == "os-error" and event["errno"] == errno.ENOSPC:
+            return disk_full(log.parent)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if "No space left on device" in text:
+        return disk_full(log.parent)
+    if code == -9:
+        return errors.BuildFailedError(
+            "Olive was killed while it worked.",
+            why="The system kills a process when memory runs out; it may also have been killed by hand.",
+            fix="Free memory and run the same command again: finished passes are not repeated.",
+        )
+    last = [line for line in text.splitlines() if line.strip()][-3:]
+    return errors.BuildFailedError(
+        f"Olive ended with exit code {code} and without {', '.join(missing) or 'an error of its own'}.",
+        why=" | ".join(last) or "Its log is empty.",
+        fix=f"Read {log}; a second run starts from the last pass that worked.",
+    )

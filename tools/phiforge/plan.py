@@ -1,0 +1,234 @@
+"""Resolve what a build will do, before it does it: pure, from facts to a frozen plan with content hashes.
+
+Sizes are exact, since every tensor's shape and quantization is known. Memory and time are predictions (`predicted`):
+their constants were measured on the machine of docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from phiforge.checkpoint.tensors import expected_tensors
+from phiforge.quantize.assign import assign_specs
+from phiforge.store import content_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from phiforge.checkpoint.config import ModelConfig
+    from phiforge.checkpoint.inspect import CheckpointFacts
+    from phiforge.pipeline import Pipeline, QuantizeOptions
+    from phiforge.quantize.spec import QuantSpec
+    from phiforge.target import Profile
+
+WORKFLOW_CHECKPOINT = "checkpoint"
+WORKFLOW_OUTPUT = "variant"
+
+# Anonymous memory of a build's process tree with next to no weights: Python, Olive and torch (measured).
+BASE_MEMORY_BYTES = 700_000_000
+# The quantizer holds a block of rows (16 Mi weights) as float32, and about as much again in its steps (measured).
+QUANTIZE_MEMORY_BYTES = 300_000_000
+# The rotary caches stay in the graph: float32 cosines and sines, for short and long factors, copied when serialized.
+ROTARY_COPIES = 4
+# Weights quantized per second on two cores (measured).
+WEIGHTS_PER_S = {"rtn": 100e6, "k-quant": 8e6}
+# Start of Python, Olive and torch, and the graph of a small model (measured).
+BASE_SECONDS = 14.0
+COPY_BYTES_PER_S = 300e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightPlan:
+    """What one module's weight becomes."""
+
+    module: str
+    rows: int
+    columns: int
+    spec: QuantSpec
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return self.rows * self.columns
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of codes, float32 scales and packed zero points."""
+        blocks = self.columns // self.spec.block_size
+        zero_points = 0 if self.spec.symmetric else self.rows * -(-blocks * self.spec.bits // 8)
+        return self.weights * self.spec.bits // 8 + self.rows * blocks * 4 + zero_points
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantPlan:
+    """One variant: a pipeline resolved for a checkpoint, and the profiles that share it."""
+
+    name: str
+    profiles: tuple[str, ...]
+    provider: str
+    device: str
+    algorithm: str
+    workflow: Mapping[str, Any]
+    weights: tuple[WeightPlan, ...]
+    float_bytes: int
+    key: str
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights in the variant."""
+        return sum(weight.stored_bytes for weight in self.weights) + self.float_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits stored for each weight, scales and zero points included."""
+        return 8 * self.weight_bytes / (sum(weight.weights for weight in self.weights) + self.float_bytes // 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What the build is predicted to need: peak anonymous memory, free disk, wall time without validation."""
+
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a build will do."""
+
+    model: str
+    family: str
+    fingerprint: str
+    parameter_count: int
+    checkpoint_bytes: int
+    variants: tuple[VariantPlan, ...]
+    toolchain: Mapping[str, str]
+    preflight: Preflight
+
+    def as_dict(self, variant: str) -> dict[str, Any]:
+        """The part of the plan that concerns one variant, as plain JSON values."""
+        return asdict(replace(self, variants=tuple(item for item in self.variants if item.name == variant)))
+
+
+def resolve(
+    facts: CheckpointFacts,
+    fingerprint: str,
+    profiles: Sequence[Profile],
+    pipelines: Mapping[str, Pipeline],
+    toolchain: Mapping[str, str],
+) -> Plan:
+    """Return the plan: one variant for each pipeline that the profiles name.
+
+    Args:
+        facts: The checkpoint, inspected.
+        fingerprint: Hash of the checkpoint's files.
+        profiles: Device profiles to build for.
+        pipelines: The profiles' pipelines, by the name each profile gives.
+        toolchain: Versions of everything that shapes the result.
+
+    Raises:
+        PipelineInvalidError: A pipeline does not fit the checkpoint.
+    """
+    groups: dict[str, list[Profile]] = defaultdict(list)
+    for profile in profiles:
+        groups[profile.build.pipeline].append(profile)
+    variants = tuple(
+        _variant(facts, fingerprint, group, pipelines[name], toolchain) for name, group in sorted(groups.items())
+    )
+    return Plan(
+        model=facts.name,
+        family=facts.family,
+        fingerprint=fingerprint,
+        parameter_count=facts.parameter_count,
+        checkpoint_bytes=facts.weight_bytes,
+        variants=variants,
+        toolchain=dict(toolchain),
+        preflight=_preflight(facts, variants),
+    )
+
+
+def plan_weights(config: ModelConfig, options: QuantizeOptions) -> tuple[WeightPlan, ...]:
+    """What every weight of the checkpoint becomes under these options."""
+    shapes = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in expected_tensors(config).items()
+        if len(shape) == 2
+    }
+    specs = assign_specs(
+        shapes,
+        layer_count=config.layer_count,
+        bits=options.bits,
+        block_size=options.block_size,
+        symmetric=options.symmetric,
+        mixed=options.mixed,
+        lm_head_bits=options.lm_head_bits,
+        embedding_bits=options.lm_head_bits if config.tied_embeddings else options.embedding_bits,
+    )
+    return tuple(
+        WeightPlan(module=name, rows=shapes[name][0], columns=shapes[name][1], spec=spec)
+        for name, spec in specs.items()
+    )
+
+
+def resolved_workflow(pipeline: Pipeline) -> dict[str, Any]:
+    """The pipeline as a complete Olive workflow, free of this machine's paths.
+
+    `olive run --run-config workflow.json --package-config olive-package.json -m CHECKPOINT -o FOLDER` runs it.
+    """
+    return {
+        "input_model": {"type": "HfModel", "model_path": WORKFLOW_CHECKPOINT, "task": "text-generation"},
+        "systems": {
+            "host": {
+                "type": "LocalSystem",
+                "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}],
+            }
+        },
+        "passes": {name: options.model_dump(mode="json") for name, options in pipeline.passes.items()},
+        "host": "host",
+        "target": "host",
+        "cache_dir": "cache",
+        "output_dir": WORKFLOW_OUTPUT,
+        "evaluate_input_model": False,
+        "log_severity_level": 1,
+    }
+
+
+def _variant(
+    facts: CheckpointFacts,
+    fingerprint: str,
+    profiles: Sequence[Profile],
+    pipeline: Pipeline,
+    toolchain: Mapping[str, str],
+) -> VariantPlan:
+    workflow = resolved_workflow(pipeline)
+    weights = plan_weights(facts.config, pipeline.quantize_options())
+    quantized = sum(weight.weights for weight in weights)
+    return VariantPlan(
+        name=pipeline.name,
+        profiles=tuple(profile.name for profile in profiles),
+        provider=profiles[0].runtime.provider,
+        device=profiles[0].runtime.device,
+        algorithm=pipeline.quantize_options().algorithm,
+        workflow=workflow,
+        weights=weights,
+        float_bytes=4 * (facts.parameter_count - quantized),
+        key=content_key([fingerprint, workflow, dict(toolchain)]),
+    )
+
+
+def _preflight(facts: CheckpointFacts, variants: Sequence[VariantPlan]) -> Preflight:
+    config = facts.config
+    tables = 2 if config.rope_kind == "longrope" else 1
+    caches = config.max_positions * config.rotary_size * 4 * tables
+    memory = BASE_MEMORY_BYTES + max(QUANTIZE_MEMORY_BYTES, ROTARY_COPIES * caches)
+    # The quantized checkpoint, then the variant in Olive's cache, in the store and in the package.
+    disk = sum(4 * (variant.weight_bytes + caches) for variant in variants)
+    seconds = 0.0
+    for variant in variants:
+        quantized = sum(weight.weights for weight in variant.weights)
+        rate = WEIGHTS_PER_S[variant.algorithm]
+        seconds += BASE_SECONDS + quantized / rate + 4 * variant.weight_bytes / COPY_BYTES_PER_S
+    return Preflight(memory_bytes=memory, disk_bytes=disk, seconds=seconds)
