@@ -1,0 +1,64 @@
+"""The threads a process may use, from made-up systems, and this machine's facts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from phiforge.machine import cgroup_cpus, count_cores, default_threads, describe_machine, tool_versions
+
+
+def siblings(root: Path, pairs: dict[int, str]) -> Path:
+    for cpu, text in pairs.items():
+        folder = root / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{text}\n", encoding="utf-8")
+    return root
+
+
+def test_hyper_threads_of_one_core_count_once(tmp_path: Path) -> None:
+    sysfs = siblings(tmp_path, {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5"})
+    assert count_cores([0, 1, 4, 5], sysfs) == 2
+    assert count_cores([0, 4], sysfs) == 1
+    assert count_cores([0, 9], sysfs) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000"}, None),
+        ({"a/b/cpu.max": "150000 100000"}, 1.5),
+        ({"a/cpu.max": "400000 100000", "a/b/cpu.max": "max 100000"}, 4),
+        ({"a/cpu.max": "50000 100000", "a/b/cpu.max": "400000 100000"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.max": "rubbish"}, None),
+    ],
+)
+def test_the_tightest_cgroup_limit_counts(tmp_path: Path, files: dict[str, str], limit: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n", encoding="utf-8")
+    assert cgroup_cpus(tmp_path, "/a/b") == limit
+
+
+def test_threads_are_within_this_machine() -> None:
+    assert 1 <= default_threads() <= (os.cpu_count() or 1)
+
+
+def test_this_machine_is_described() -> None:
+    machine = describe_machine()
+    assert machine.architecture in {"x86_64", "arm64"}
+    assert machine.process_architecture in {"x86_64", "arm64"}
+    assert machine.processor
+    assert 1 <= machine.physical_cores <= machine.logical_cores
+    assert machine.memory_bytes > 2**28
+    assert machine.power_source in {None, "mains", "battery"}
+
+
+def test_versions_of_what_is_installed() -> None:
+    versions = tool_versions(["numpy", "no-such-distribution"])
+    assert list(versions) == ["numpy"]

@@ -1,0 +1,1 @@
+"""Runs a variant: the only importer of onnxruntime and onnxruntime_genai."""

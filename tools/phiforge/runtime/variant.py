@@ -1,0 +1,195 @@
+"""Opening a variant folder with onnxruntime-genai: complete or refused, with the threads this machine has."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phiforge import errors
+from phiforge.machine import default_threads
+from phiforge.runtime.onnx_files import external_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+try:
+    import onnxruntime_genai as og
+except ImportError as missing:
+    raise errors.DependencyMissingError(
+        "Variants cannot be run here.",
+        why=f"onnxruntime-genai does not import: {missing}.",
+        fix="Install the runtime: `pip install phiforge[cpu]`, or the extra for your device.",
+    ) from missing
+
+CONFIG_FILE = "genai_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class Variant:
+    """An opened variant. Make one with `open_variant`.
+
+    Attributes:
+        folder: The variant's folder.
+        provider: The execution provider its config promises, lower case: "cpu", "qnn", "webgpu", "dml", ...
+        threads: Threads the CPU operators use.
+        vocab_size: Columns of its logits.
+        context_length: The most tokens a sequence may have.
+        stop_ids: The token ids that end a generation.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, threads: int) -> None:
+        facts = config["model"]
+        self.folder = folder
+        self.provider = provider_of(config)
+        self.threads = threads
+        self.vocab_size = int(facts["vocab_size"])
+        self.context_length = int(facts["context_length"])
+        self.stop_ids = stop_ids_of(config)
+        overlay = {"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}
+        with runtime_errors(folder, "does not load"):
+            options = og.Config(str(folder))
+            options.overlay(json.dumps(overlay))
+            self._model = og.Model(options)
+            self._tokenizer = og.Tokenizer(self._model)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text by the shipped tokenizer."""
+        with runtime_errors(self.folder, "does not tokenize"):
+            return [int(token) for token in self._tokenizer.encode(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids; special tokens are left out by the runtime."""
+        with runtime_errors(self.folder, "does not detokenize"):
+            return str(self._tokenizer.decode(np.asarray(ids, dtype=np.int32)))
+
+    def token_stream(self) -> Any:
+        """Return an `og.TokenizerStream`, whose `decode(token)` gives the text that one more token adds."""
+        return self._tokenizer.create_stream()
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return the prompt text of a conversation, ready for the assistant's turn."""
+        with runtime_errors(self.folder, "does not apply its chat template"):
+            return str(self._tokenizer.apply_chat_template(json.dumps(list(messages), ensure_ascii=False)))
+
+    def generator(self, *, max_length: int, min_length: int = 0, batch_size: int = 1) -> Any:
+        """Return a fresh greedy `og.Generator`.
+
+        Args:
+            max_length: Tokens of the whole sequence, prompt included, at which it ends.
+            min_length: Tokens up to which stop ids are never chosen. The runtime sets their logits to the lowest
+                float32, also in what `get_output("logits")` returns of decode steps.
+            batch_size: Sequences decoded together.
+        """
+        params = og.GeneratorParams(self._model)
+        params.set_search_options(
+            do_sample=False, max_length=max_length, min_length=min_length, batch_size=batch_size, num_beams=1
+        )
+        return og.Generator(self._model, params)
+
+
+def open_variant(folder: Path, *, threads: int | None = None) -> Variant:
+    """Open a complete variant folder.
+
+    onnxruntime-genai gives its CPU session half the logical CPUs; the number is set here instead, on the device.
+
+    Args:
+        folder: A folder with genai_config.json, the ONNX files it names, their data files and tokenizer.json.
+        threads: Threads of the CPU operators; None for `machine.default_threads()`.
+
+    Raises:
+        VariantUnusableError: A file is absent or cut short, or the runtime refuses the folder.
+    """
+    config = check_files(folder)
+    return Variant(folder, config, threads=threads or default_threads())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return genai_config.json.
+
+    Raises:
+        VariantUnusableError: It is absent, no JSON, or lacks a key this module needs.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        facts = config["model"]
+        _ = facts["decoder"], int(facts["vocab_size"]), int(facts["context_length"]), stop_ids_of(config)
+    except OSError as error:
+        raise _unusable(folder, "is no variant", f"{CONFIG_FILE} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unusable(folder, "is not usable", f"{CONFIG_FILE} is not valid: {error!r}") from error
+    return config
+
+
+def check_files(folder: Path) -> dict[str, Any]:
+    """Check that every file the variant needs is there and long enough; return its config.
+
+    Raises:
+        VariantUnusableError: A file is absent, unreadable or cut short.
+    """
+    config = read_config(folder)
+    names = onnx_names(config)
+    if not names:
+        raise _unusable(folder, "is not usable", f"{CONFIG_FILE} names no ONNX file")
+    for name in (TOKENIZER_FILE, *names):
+        if not (folder / name).is_file():
+            raise _unusable(folder, "is incomplete", f"{name} is absent")
+    for name in names:
+        _check_data(folder, name)
+    return config
+
+
+def _check_data(folder: Path, name: str) -> None:
+    try:
+        needs = external_files(folder / name)
+    except (OSError, ValueError) as error:
+        raise _unusable(folder, "is not usable", f"{name} is no readable ONNX file: {error}") from error
+    for location, length in needs.items():
+        data = (folder / name).parent / location
+        if not data.is_file():
+            raise _unusable(folder, "is incomplete", f"{location}, which {name} refers to, is absent")
+        if data.stat().st_size < length:
+            has = data.stat().st_size
+            raise _unusable(folder, "is incomplete", f"{location} has {has} bytes, {name} needs {length}")
+
+
+def onnx_names(config: Mapping[str, Any]) -> list[str]:
+    """Return the ONNX files a genai_config names: one decoder, or the stages of a decoder pipeline."""
+    decoder = config["model"]["decoder"]
+    stages = [stage for entry in decoder.get("pipeline", []) for stage in entry.values()]
+    others = [part for part in config["model"].values() if isinstance(part, dict)]
+    named = [part["filename"] for part in (*stages, *others) if isinstance(part.get("filename"), str)]
+    return list(dict.fromkeys(name for name in named if name.endswith(".onnx")))
+
+
+def provider_of(config: Mapping[str, Any]) -> str:
+    """Return the provider a genai_config promises, lower case; no provider option means the CPU."""
+    options = config["model"]["decoder"].get("session_options", {}).get("provider_options", [])
+    names = [name for option in options for name in option]
+    return str(names[0]).lower() if names else "cpu"
+
+
+def stop_ids_of(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return `eos_token_id` of a genai_config, which is one id or a list of them."""
+    ids = config["model"]["eos_token_id"]
+    return tuple(int(token) for token in (ids if isinstance(ids, list) else [ids]))
+
+
+@contextmanager
+def runtime_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turn the runtime's own errors, which are RuntimeError and OSError, into VariantUnusableError."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise _unusable(folder, what, str(error).strip() or type(error).__name__) from error
+
+
+def _unusable(folder: Path, what: str, why: str) -> errors.VariantUnusableError:
+    return errors.VariantUnusableError(
+        f"The variant {folder} {what}.",
+        why=f"{why}.",
+        fix="Build it again with `phiforge build`, or copy the whole folder again.",
+    )

@@ -1,0 +1,1 @@
+"""Proves what a variant costs: drift from the original checkpoint, answers, probes, latency."""

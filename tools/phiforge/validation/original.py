@@ -1,0 +1,224 @@
+"""The original checkpoint in torch: distributions, greedy answers, its own tokenizer and chat template.
+
+The weights are taken as stored (bfloat16) and computed with in float32: arithmetic in bfloat16 would add noise of its
+own to the reference. Where float32 weights do not fit into memory, they are widened layer by layer as each is used,
+which gives the same numbers, slower.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from phiforge import errors
+from phiforge.validation.drift import ReferenceText
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+# Rows of logits made at once: 256 rows of float64 at a vocabulary of 200,064 are 410 MB.
+CHUNK_ROWS = 256
+# The share of the free memory that float32 weights may take; the rest is for logits and the KV cache.
+MEMORY_SHARE = 0.6
+# Below this the operators are so short that threads mostly wait for each other: phi-4-nano (10 MB) decodes 64 rows in
+# 26 ms a step with one thread, and in 440 ms with two on two busy cores.
+SMALL_BYTES = 200_000_000
+
+
+class Original:
+    """A checkpoint opened for reference; the model itself is loaded when first needed."""
+
+    def __init__(self, checkpoint: Path, *, threads: int, stream: bool | None = None) -> None:
+        """Open the tokenizer.
+
+        Args:
+            checkpoint: A Hugging Face folder; nothing is fetched and no code of it is run.
+            threads: Threads of torch; a small model takes one.
+            stream: Whether to widen layer by layer; None to decide by the free memory.
+
+        Raises:
+            TokenizerMismatchError: The tokenizer does not load.
+        """
+        torch.set_num_threads(1 if _stored_bytes(checkpoint) < SMALL_BYTES else threads)
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        self._checkpoint = checkpoint
+        self._stream = stream
+        self._tokenizer: Any
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint, use_fast=True, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise errors.TokenizerMismatchError(
+                f"The tokenizer of {checkpoint} does not load.",
+                why=str(error),
+                fix="Restore the tokenizer files from the model's publisher.",
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+        ids: list[int] = self._tokenizer(text)["input_ids"]
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return the prompt text of a conversation, ready for the assistant's turn."""
+        text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return text
+
+    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the prompt's token ids of a conversation, ready for the assistant's turn."""
+        ids = self._tokenizer.apply_chat_template(
+            list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        return [int(token) for token in ids]
+
+    def distributions(self, token_ids: Sequence[int], top_k: int) -> ReferenceText:
+        """Return the distributions over one text, computed in one prefill.
+
+        Transformers uses the long rotary factors for the whole of a text longer than the original context, and
+        onnxruntime-genai's graphs do the same for one prefill.
+        """
+        tokens = torch.tensor([list(token_ids)])
+        following = [*token_ids[1:], 0]
+        parts = []
+        with torch.inference_mode():
+            hidden = self._model.model(input_ids=tokens, use_cache=False).last_hidden_state[0]
+            for start in range(0, len(token_ids), CHUNK_ROWS):
+                rows = slice(start, start + CHUNK_ROWS)
+                logits = self._model.lm_head(hidden[rows]).double()
+                parts.append(_top(logits, torch.tensor(following[rows]), top_k))
+        ids, top, tail, true = (torch.cat(list(part)).numpy() for part in zip(*parts, strict=True))
+        return ReferenceText(
+            tokens=np.asarray(token_ids, dtype=np.int32),
+            top_ids=ids.astype(np.int32),
+            top_log_probabilities=top.astype(np.float32),
+            tail_log_mass=tail.astype(np.float32),
+            true_log_probability=true.astype(np.float32)[:-1],
+        )
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """Continue prompts greedily; each row has the new tokens, with the stop id where one ended it.
+
+        Shorter prompts are padded on the left and the padding is masked; their positions count from their own first
+        token. No sequence may cross the longrope switch: the rotary factors are chosen for the whole batch, and the
+        keys in the cache have those of their time. Once half of the rows have ended they are dropped, since with most
+        models a few answers are much longer than the rest.
+        """
+        longest = max(map(len, prompts))
+        pads = [longest - len(prompt) for prompt in prompts]
+        tokens = torch.tensor([[stop_ids[0]] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
+        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
+        with torch.inference_mode():
+            return self._decode(tokens, mask, max_new_tokens, set(stop_ids))
+
+    def _decode(
+        self, tokens: torch.Tensor, mask: torch.Tensor, max_new_tokens: int, stop_ids: set[int]
+    ) -> list[list[int]]:
+        """Decode a padded batch; `tokens` and `mask` are [rows, longest prompt]."""
+        rows: list[list[int]] = [[] for _ in tokens]
+        live = list(range(len(rows)))
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        cache = None
+        for _ in range(max_new_tokens):
+            output = self._model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            chosen, cache = output.logits[:, -1].argmax(dim=-1), output.past_key_values
+            for index, token in zip(live, chosen.tolist(), strict=True):
+                if not stop_ids.intersection(rows[index][-1:]):
+                    rows[index].append(token)
+            going = [place for place, index in enumerate(live) if rows[index][-1] not in stop_ids]
+            if not going:
+                break
+            tokens, positions = chosen[:, None], positions[:, -1:] + 1
+            if len(going) <= len(live) // 2:
+                kept = torch.tensor(going)
+                cache.batch_select_indices(kept)
+                tokens, positions, mask = tokens[kept], positions[kept], mask[kept]
+                live = [live[place] for place in going]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        return rows
+
+    @cached_property
+    def _model(self) -> Any:
+        stream = self._must_stream() if self._stream is None else self._stream
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                self._checkpoint,
+                dtype="auto" if stream else torch.float32,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError) as error:
+            raise errors.ConfigInvalidError(
+                f"The checkpoint {self._checkpoint} does not load as a reference.",
+                why=str(error),
+                fix="Check it with `phiforge inspect`.",
+            ) from error
+        model.requires_grad_(False)
+        model.train(False)
+        if stream:
+            _widen_when_used(model)
+        return model
+
+    def _must_stream(self) -> bool:
+        """Whether twice the stored bytes, which are float32 for bfloat16 weights, are too much for the free memory."""
+        stored = _stored_bytes(self._checkpoint)
+        free: int = psutil.virtual_memory().available
+        return 2 * stored > MEMORY_SHARE * free
+
+
+def _stored_bytes(checkpoint: Path) -> int:
+    return sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+
+
+def _top(
+    logits: torch.Tensor, following: torch.Tensor, top_k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Top-k ids, their log-probabilities, the log mass of the rest and the log-probability of the next token."""
+    logs = torch.log_softmax(logits, dim=-1)
+    top, ids = logs.topk(min(top_k, logs.shape[-1]), dim=-1)
+    true = logs.gather(1, following[:, None])[:, 0]
+    tail = logs.scatter_(1, ids, -torch.inf).logsumexp(dim=-1)
+    return ids, top, tail, true
+
+
+def _widen_when_used(model: Any) -> None:
+    """Make every layer float32 while it computes, and what it was stored as again afterwards, which is exact."""
+    stored = model.dtype
+
+    def widen(module: torch.nn.Module, _inputs: object) -> None:
+        module.float()
+
+    def narrow(module: torch.nn.Module, _inputs: object, _output: object) -> None:
+        module.to(stored)
+
+    def widen_output(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return output.float()
+
+    for part in (*model.model.layers, model.model.norm, model.lm_head):
+        part.register_forward_pre_hook(widen)
+        part.register_forward_hook(narrow)
+    model.model.embed_tokens.register_forward_hook(widen_output)
