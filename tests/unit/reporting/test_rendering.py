@@ -1,0 +1,226 @@
+"""The report as Markdown and HTML: complete, escaped, self-contained, the same every time."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+from markdown_it import MarkdownIt
+
+from phiforge.evidence import Estimate, Kind
+from phiforge.reporting import Report, report_html, report_json, report_markdown, write_report
+from phiforge.reporting.markdown import escape
+from phiforge.target import Budgets
+from unit.reporting import samples
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from pathlib import Path
+
+    from phiforge.evidence import AnyEvidence
+
+EVIL = "<script>alert(1)</script>\"'&|`"
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Reads a page: its tags, attributes, text, and whether every tag is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """The page's words, one space between them."""
+        return " ".join(" ".join(self.words).split())
+
+
+def evil(report: Report) -> Report:
+    """The same report with hostile text wherever text comes from files."""
+    data = report.model_dump()
+
+    def spoil(value: object, key: str = "") -> object:
+        if isinstance(value, dict):
+            return {name: spoil(item, name) for name, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [spoil(item, key) for item in value]
+        fixed = {"schema_version", "evidence", "kind", "outcome", "accepts", "budget"}
+        return f"{value} {EVIL}" if isinstance(value, str) and key not in fixed else value
+
+    spoiled = spoil(data)
+    assert isinstance(spoiled, dict)
+    spoiled["verdict"]["findings"][0]["budget"] = EVIL
+    spoiled["variant"]["operators"] = {EVIL: 3}
+    spoiled["pipeline"]["options"] = {EVIL: EVIL}
+    return Report.model_validate(spoiled)
+
+
+def test_the_page_is_well_formed_and_has_every_part() -> None:
+    page = Reader(report_html(samples.report()))
+    assert page.open == []
+    assert page.tags.count("svg") == 6
+    for words in ("fail 14 of 15 checks pass; 1 fails.", samples.VARIANT, "0.02134 ± 0.00081 nats", "12,411 ms"):
+        assert words in page.text, words
+    for title in ("Budgets", "Drift", "Answers", "Probes", "Time", "Memory", "Variant", "Build", "Conditions"):
+        assert title in page.text
+
+
+def test_the_page_asks_for_nothing_from_outside() -> None:
+    text = report_html(samples.report())
+    page = Reader(text)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image", "use"} & set(page.tags)
+    names = {name for name, _ in page.attributes}
+    assert not {"src", "srcset", "href", "xlink:href", "action", "data", "poster", "background"} & names
+    assert not [name for name in names if name.startswith("on")]
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", text)
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in page.attributes
+
+
+def test_ids_are_unique() -> None:
+    ids = [value for name, value in Reader(report_html(samples.report())).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_text_from_files_is_never_markup() -> None:
+    report = evil(samples.report())
+    page = Reader(report_html(report))
+    assert page.open == []
+    assert "script" not in page.tags
+    assert sorted(set(page.tags)) == sorted(set(Reader(report_html(samples.report())).tags))
+    assert "<script>alert(1)</script>\"'&|`" in page.text
+
+
+def test_markdown_text_from_files_is_never_markup() -> None:
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+    plain, hostile = (
+        Reader(reader.render(report_markdown(report))) for report in (samples.report(), evil(samples.report()))
+    )
+    assert set(hostile.tags) == set(plain.tags)
+    assert hostile.tags.count("td") == plain.tags.count("td") - 2 * (len(samples.variant().operators) - 1)
+    assert "<script>alert(1)</script>\"'&|`" in hostile.text
+
+
+def test_markdown_rows_are_as_wide_as_their_heads() -> None:
+    def width(line: str) -> int:
+        return len(re.findall(r"(?<!\\)\|", line))
+
+    for report in (samples.report(), evil(samples.report())):
+        table: list[int] = []
+        for line in [*report_markdown(report).splitlines(), ""]:
+            if line.startswith("|"):
+                table.append(width(line))
+            else:
+                assert len(set(table)) <= 1
+                table = []
+
+
+def test_escape() -> None:
+    assert escape("a|b\n*c* <d> [e](f) \\") == r"a\|b \*c\* &lt;d&gt; \[e\](f) \\"
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_every_kind_of_evidence_is_shown(kind: Kind) -> None:
+    report = samples.report(evidence=(samples.drift(kind),))
+    assert f"Evidence: **{kind}**" in report_markdown(report)
+    assert f'class="kind kind-{kind}"' in report_html(report)
+
+
+def test_the_same_report_gives_the_same_bytes() -> None:
+    first, second = samples.report(), Report.model_validate_json(report_json(samples.report()))
+    assert report_html(first) == report_html(second)
+    assert report_markdown(first) == report_markdown(second)
+    assert report_json(first) == report_json(second)
+
+
+ABSENT: dict[str, tuple[AnyEvidence, ...]] = {
+    "no latency": (samples.drift(), samples.tasks(), samples.probes()),
+    "no tasks": (samples.drift(), samples.probes(), samples.latency()),
+    "no drift": (samples.tasks(), samples.probes(), samples.latency()),
+    "nothing": (),
+    "empty lists": (
+        samples.drift().model_copy(update={"kl_by_position": ()}),
+        samples.tasks().model_copy(update={"scores": ()}),
+        samples.probes().model_copy(update={"probes": ()}),
+        samples.latency().model_copy(update={"rows": (), "memory": ()}),
+    ),
+    "one of each": (
+        samples.drift().model_copy(update={"kl_by_position": samples.drift().kl_by_position[:1]}),
+        samples.latency().model_copy(
+            update={"rows": samples.latency().rows[:1], "memory": samples.latency().memory[:1]}
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_report_with_evidence_missing_renders(name: str) -> None:
+    report = samples.report(evidence=ABSENT[name])
+    page = Reader(report_html(report))
+    assert page.open == []
+    assert "nan" not in page.text.split()
+    assert "There is no latency evidence" in report_markdown(report) or report.latency is not None
+
+
+def test_numbers_that_are_not_finite_render() -> None:
+    nan = float("nan")
+    drift = samples.drift()
+    bad_bins = tuple(
+        bin_.model_copy(update={"kl_nats": Estimate(mean=mean, standard_error=error)})
+        for bin_, mean, error in zip(drift.kl_by_position, (0.02, nan, 0.03), (nan, nan, float("inf")), strict=False)
+    )
+    broken = drift.model_copy(
+        update={
+            "kl_by_position": bad_bins,
+            "kl_nats": drift.kl_nats.model_copy(update={"mean": nan, "standard_error": nan}),
+            "kl_percentiles_nats": drift.kl_percentiles_nats.model_copy(update={"p1": 0.0, "max": float("inf")}),
+        }
+    )
+    page = Reader(report_html(samples.report(evidence=(broken,), budgets=Budgets(kl_mean_nats_max=0.03))))
+    assert "Mean KL divergence came out as nan" in page.text
+
+
+def test_without_the_drawing_libraries_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+
+    def hide(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == "vl_convert" else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", hide)
+    page = Reader(report_html(samples.report()))
+    assert "svg" not in page.tags
+    assert "This page has no charts" in page.text
+
+
+def test_the_three_files_are_written_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "report"
+    for _ in range(2):
+        files = write_report(samples.report(), folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json", "report.md"]
+    assert files.json.read_text(encoding="utf-8") == report_json(samples.report())
+    assert files.markdown.read_text(encoding="utf-8") == report_markdown(samples.report())
+    assert files.html.read_text(encoding="utf-8") == report_html(samples.report())

@@ -1,0 +1,284 @@
+"""The gate's rules, one by one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phiforge import errors
+from phiforge.evidence import Drift, Estimate, Kind, Latency, LatencyRow, Probe, Probes, Tasks, TaskScore
+from phiforge.gate import RULES, Finding, Outcome, Verdict, exit_code, judge, number, quantity
+from phiforge.target import Budgets
+from unit.reporting import samples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from phiforge.evidence import AnyEvidence
+
+MEASURED = (Kind.MEASURED,)
+NO_DRIFT = Budgets(kl_mean_nats_max=0.03)
+
+
+def verdict(
+    budgets: Budgets, *evidence: AnyEvidence, accepts: Sequence[Kind] = MEASURED, size: int = samples.VARIANT_BYTES
+) -> Verdict:
+    return judge(budgets, accepts, evidence, variant_sha256=samples.VARIANT, variant_bytes=size)
+
+
+def finding(budgets: Budgets, *evidence: AnyEvidence, accepts: Sequence[Kind] = MEASURED) -> Finding:
+    """The first finding, which is about the only budget set."""
+    return verdict(budgets, *evidence, accepts=accepts).findings[0]
+
+
+def drift(kl: float, kind: Kind = Kind.MEASURED, **update: Any) -> Drift:
+    return samples.drift(kind).model_copy(update={"kl_nats": Estimate(mean=kl, standard_error=0.001), **update})
+
+
+def probes(*items: Probe, kind: Kind = Kind.MEASURED) -> Probes:
+    return samples.probes(kind).model_copy(update={"probes": items})
+
+
+def latency_rows(*rows: LatencyRow) -> Latency:
+    return samples.latency().model_copy(update={"rows": rows})
+
+
+def test_every_budget_has_a_rule() -> None:
+    assert set(RULES) == set(Budgets.model_fields)
+    assert {name for name, rule in RULES.items() if rule.needs == "latency"} == {
+        "load_ms_max",
+        "ttft_p50_ms_max",
+        "prefill_tokens_per_s_min",
+        "decode_tokens_per_s_min",
+        "inter_token_p99_ms_max",
+        "peak_anon_bytes_max",
+    }
+
+
+# Each budget with a limit that the sample keeps, one it breaks, and the value the rule reads.
+CASES: dict[str, tuple[float, float, float]] = {
+    "kl_mean_nats_max": (0.03, 0.02, 0.02134),
+    "kl_p99_nats_max": (0.5, 0.2, 0.2017),
+    "top1_agreement_fraction_min": (0.92, 0.95, 0.9341),
+    "perplexity_ratio_max": (1.05, 1.01, 1.01873),
+    "answer_recovery_fraction_min": (0.98, 0.995, 529 / 534),
+    "variant_bytes_max": (3_000_000_000, 2_900_000_000, samples.VARIANT_BYTES),
+    "load_ms_max": (3000.0, 2000.0, 2318.4),
+    "ttft_p50_ms_max": (13_000.0, 10_000.0, 12_411.0),
+    "prefill_tokens_per_s_min": (40.0, 50.0, 16 / 331 * 1000),
+    "decode_tokens_per_s_min": (9.0, 11.0, 9.87),
+    "inter_token_p99_ms_max": (140.0, 120.0, 1310 / 9.87),
+    "peak_anon_bytes_max": (2_000_000_000, 1_000_000_000, 1_204_813_824),
+}
+
+
+def test_every_budget_has_a_case() -> None:
+    assert set(CASES) == set(Budgets.model_fields)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_budget_is_read_from_its_evidence(name: str) -> None:
+    kept, broken, value = CASES[name]
+    records = (samples.drift(), samples.tasks(), samples.probes(), samples.latency())
+    for limit, outcome in ((kept, Outcome.PASS), (broken, Outcome.FAIL)):
+        result = verdict(Budgets.model_validate({name: limit}), *records)
+        first = result.findings[0]
+        assert (first.budget, first.limit, first.outcome) == (name, limit, outcome)
+        assert first.value == pytest.approx(value)
+        assert result.outcome is outcome
+
+
+def test_a_value_at_its_limit_passes() -> None:
+    assert finding(Budgets(kl_mean_nats_max=0.03), drift(0.03)).outcome is Outcome.PASS
+    agreement = drift(0.0, top1_agreement_fraction=Estimate(mean=0.92, standard_error=0.0))
+    assert finding(Budgets(top1_agreement_fraction_min=0.92), agreement).outcome is Outcome.PASS
+
+
+def test_a_hair_over_the_limit_fails_and_the_reason_shows_it() -> None:
+    found = finding(Budgets(kl_mean_nats_max=0.03), drift(0.0300000001))
+    assert found.outcome is Outcome.FAIL
+    assert found.reason == "Mean KL divergence is 0.0300000001 nats, over the maximum of 0.03 nats."
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "variant_bytes_max"])
+def test_absent_evidence_is_unverified(name: str) -> None:
+    found = finding(Budgets.model_validate({name: CASES[name][0]}), samples.probes())
+    assert (found.outcome, found.value, found.kind) == (Outcome.UNVERIFIED, None, None)
+    assert "there is no" in found.reason
+
+
+def test_the_size_is_judged_without_evidence() -> None:
+    found = finding(Budgets(variant_bytes_max=1_000), accepts=())
+    assert (found.outcome, found.kind) == (Outcome.FAIL, None)
+
+
+def test_a_kind_not_accepted_is_unverified_even_over_the_limit() -> None:
+    found = finding(NO_DRIFT, drift(9.0, Kind.SURROGATE))
+    assert (found.outcome, found.value, found.kind) == (Outcome.UNVERIFIED, 9.0, Kind.SURROGATE)
+    assert found.reason == "Mean KL divergence of 9 nats is surrogate; this budget accepts only measured."
+
+
+def test_a_kind_the_profile_accepts_is_judged() -> None:
+    found = finding(NO_DRIFT, drift(0.01, Kind.EMULATED), accepts=(Kind.MEASURED, Kind.EMULATED))
+    assert (found.outcome, found.kind) == (Outcome.PASS, Kind.EMULATED)
+
+
+@pytest.mark.parametrize("kind", [Kind.EMULATED, Kind.SURROGATE, Kind.PREDICTED])
+def test_time_and_memory_need_measured_whatever_is_accepted(kind: Kind) -> None:
+    for name in ("decode_tokens_per_s_min", "peak_anon_bytes_max", "load_ms_max"):
+        budgets = Budgets.model_validate({name: CASES[name][0]})
+        assert finding(budgets, samples.latency(kind), accepts=tuple(Kind)).outcome is Outcome.UNVERIFIED
+
+
+def test_time_counts_when_measured_even_if_accepts_does_not_name_it() -> None:
+    assert finding(Budgets(load_ms_max=3000.0), samples.latency(), accepts=(Kind.EMULATED,)).outcome is Outcome.PASS
+
+
+def test_of_two_records_the_worse_accepted_one_counts() -> None:
+    found = finding(NO_DRIFT, drift(0.01), drift(0.05), drift(9.0, Kind.SURROGATE))
+    assert (found.value, found.outcome) == (0.05, Outcome.FAIL)
+
+
+def test_evidence_of_another_variant_is_refused() -> None:
+    with pytest.raises(errors.EvidenceInvalidError, match="drift evidence belongs to another variant"):
+        verdict(NO_DRIFT, samples.drift(variant_sha256="0" * 64))
+
+
+def test_the_worst_row_counts_and_is_named() -> None:
+    found = finding(Budgets(decode_tokens_per_s_min=10.0), samples.latency())
+    assert found.reason == (
+        "Decode speed (p50) is 9.87 tokens/s at a prompt of 1,024 tokens, under the minimum of 10 tokens/s."
+    )
+
+
+@given(speeds=st.lists(st.floats(min_value=0.01, max_value=1e4), min_size=1, max_size=6))
+def test_the_worst_row_is_the_slowest(speeds: list[float]) -> None:
+    row = samples.latency().rows[0]
+    latency = latency_rows(*(row.model_copy(update={"decode_tokens_per_s_p50": speed}) for speed in speeds))
+    found = finding(Budgets(decode_tokens_per_s_min=5.0), latency)
+    assert found.value == min(speeds)
+    assert (found.outcome is Outcome.PASS) == all(speed >= 5.0 for speed in speeds)
+
+
+def test_latency_without_rows_is_unverified() -> None:
+    found = finding(Budgets(decode_tokens_per_s_min=5.0), latency_rows())
+    assert (found.outcome, found.value) == (Outcome.UNVERIFIED, None)
+
+
+def test_drift_over_no_position_is_unverified() -> None:
+    assert finding(NO_DRIFT, drift(0.0, positions=0)).outcome is Outcome.UNVERIFIED
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_no_finite_number_never_passes(bad: float) -> None:
+    assert finding(NO_DRIFT, drift(bad)).outcome is Outcome.FAIL
+    row = samples.latency().rows[0]
+    latency = latency_rows(row, row.model_copy(update={"decode_tokens_per_s_p50": bad}))
+    found = finding(Budgets(decode_tokens_per_s_min=1.0), latency)
+    assert (found.outcome, found.value) == (Outcome.FAIL, None)
+
+
+def test_recovery_of_nothing_is_unverified() -> None:
+    empty: TaskScore = samples.score("overall", 120, 0, lost=0, gained=0, p=1.0).model_copy(
+        update={"recovery_fraction": 1.0}
+    )
+    tasks: Tasks = samples.tasks().model_copy(update={"overall": empty})
+    found = finding(Budgets(answer_recovery_fraction_min=0.98), tasks)
+    assert (found.outcome, found.value) == (Outcome.UNVERIFIED, None)
+    assert "none of 120 questions" in found.reason
+
+
+def test_a_failed_blocking_probe_fails_everything() -> None:
+    result = verdict(NO_DRIFT, drift(0.01), probes(Probe(name="stops", passed=False, detail="It never stops.")))
+    assert result.outcome is Outcome.FAIL
+    assert result.findings[-1].budget == "probe:stops"
+    assert result.findings[-1].value == 0.0
+
+
+def test_a_failed_blocking_probe_fails_on_any_kind() -> None:
+    failed = probes(Probe(name="stops", passed=False, detail="It never stops."), kind=Kind.SURROGATE)
+    assert verdict(NO_DRIFT, drift(0.01), failed).outcome is Outcome.FAIL
+
+
+def test_a_failed_advisory_probe_is_no_finding() -> None:
+    items = (
+        Probe(name="stops", passed=True, detail="It stops."),
+        Probe(name="style", passed=False, blocking=False, detail="It rambles."),
+    )
+    result = verdict(NO_DRIFT, drift(0.01), probes(*items))
+    assert [item.budget for item in result.findings] == ["kl_mean_nats_max", "probe:stops"]
+    assert result.outcome is Outcome.PASS
+
+
+def test_a_probe_passed_on_a_kind_not_accepted_is_unverified() -> None:
+    passed = Probe(name="stops", passed=True, detail="It stops.")
+    assert verdict(NO_DRIFT, drift(0.01), probes(passed, kind=Kind.SURROGATE)).outcome is Outcome.UNVERIFIED
+    both = (probes(passed), probes(passed, kind=Kind.SURROGATE))
+    assert verdict(NO_DRIFT, drift(0.01), *both).outcome is Outcome.PASS
+    assert verdict(NO_DRIFT, drift(0.01), *reversed(both)).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("evidence", [(), (probes(),)])
+def test_no_blocking_probe_is_unverified(evidence: tuple[Probes, ...]) -> None:
+    result = verdict(NO_DRIFT, drift(0.01), *evidence)
+    assert (result.outcome, result.findings[-1].budget) == (Outcome.UNVERIFIED, "probes")
+
+
+def test_no_budget_at_all_is_unverified() -> None:
+    result = verdict(Budgets(), samples.drift(), samples.probes(), samples.latency())
+    assert (result.outcome, result.findings[0].budget) == (Outcome.UNVERIFIED, "budgets")
+
+
+def test_any_fail_outweighs_any_unverified() -> None:
+    result = verdict(Budgets(kl_mean_nats_max=0.01, load_ms_max=1.0), drift(0.02))
+    assert {item.outcome for item in result.findings} == {Outcome.FAIL, Outcome.UNVERIFIED}
+    assert result.outcome is Outcome.FAIL
+
+
+@given(
+    kl=st.floats(allow_nan=True, allow_infinity=True),
+    limit=st.floats(min_value=1e-6, max_value=10),
+    kind=st.sampled_from(Kind),
+    accepts=st.lists(st.sampled_from(Kind), min_size=1, unique=True),
+)
+def test_a_pass_is_always_a_finite_accepted_number_within_its_limit(
+    kl: float, limit: float, kind: Kind, accepts: list[Kind]
+) -> None:
+    found = finding(Budgets(kl_mean_nats_max=limit), drift(kl, kind), accepts=accepts)
+    passes = kind in accepts and math.isfinite(kl) and kl <= limit
+    assert (found.outcome is Outcome.PASS) == passes
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(Outcome.PASS, 0), (Outcome.FAIL, 3), (Outcome.UNVERIFIED, 4)])
+def test_exit_codes(outcome: Outcome, code: int) -> None:
+    assert exit_code(Verdict(outcome=outcome, findings=())) == code
+
+
+def test_a_verdict_survives_json() -> None:
+    result = samples.report().verdict
+    assert Verdict.model_validate_json(result.model_dump_json()) == result
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.0213, "0.0213"), (12_411.0, "12,411"), (2.4e-7, "2.4e-7"), (1.0, "1"), (-0.5, "-0.5")],
+)
+def test_numbers_are_short_and_exact_enough(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_quantities_carry_units() -> None:
+    assert quantity(0.9341, "fraction") == "93.41 %"
+    assert quantity(2_941_337_088, "bytes") == "2.941 GB"
+    assert quantity(999_999_999, "bytes") == "1 GB"
+    assert quantity(512, "bytes") == "512 bytes"
+    assert quantity(12_411.0, "ms") == "12,411 ms"
+
+
+@given(value=st.floats(min_value=-1e15, max_value=1e15), digits=st.integers(2, 10))
+def test_written_numbers_stay_close(value: float, digits: int) -> None:
+    assert float(number(value, digits).replace(",", "")) == pytest.approx(value, rel=10.0 ** (1 - digits), abs=1e-300)

@@ -1,0 +1,1 @@
+"""The `.ortpackage` folder: layout, manifest, hashes, verification."""

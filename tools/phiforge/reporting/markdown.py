@@ -1,0 +1,74 @@
+"""The report as Markdown: tables for a release note or a model card."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from phiforge.reporting import content
+
+if TYPE_CHECKING:
+    from phiforge.reporting.layout import Cell, Section, Table
+    from phiforge.reporting.schema import Report
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|])")
+
+
+def report_markdown(report: Report) -> str:
+    """Return the report as Markdown text with a final newline."""
+    verdict = report.verdict
+    lines = [
+        f"# {escape(report.title)}",
+        "",
+        f"**{verdict.outcome.upper()}** — {content.headline(verdict)}",
+        "",
+        *(f"- **{finding.outcome}**: {escape(finding.reason)}" for finding in content.objections(verdict)),
+        "",
+        *_table(content.identity(report)),
+        "",
+        "| Key number | Value | Evidence | |",
+        "|---|---:|---|---|",
+    ]
+    lines += [
+        f"| {escape(key.title)} | {escape(key.value)} | {key.kind} | {escape(key.note)} |"
+        for key in content.key_numbers(report)
+    ]
+    for section in content.sections(report):
+        lines += ["", *_section(section)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text from files as plain words of one table cell: no markup, no HTML, no line break."""
+    flat = " ".join(text.split())
+    safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", safe)
+
+
+def _section(section: Section) -> list[str]:
+    lines = [f"## {section.title}", ""]
+    if section.kind:
+        lines += [f"Evidence: **{section.kind}**", ""]
+    lines += [escape(section.intro), "", *(f"- {escape(point)}" for point in section.points)]
+    for table in section.tables:
+        lines += ["", f"{escape(table.caption)}:", ""] if table.caption else [""]
+        lines += _table(table)
+    return lines
+
+
+def _table(table: Table) -> list[str]:
+    first = table.rows[0] if table.rows else ()
+    rules = ["---:" if cell.role == "number" else "---" for cell in first] or ["---"] * len(table.columns)
+    rows = [[escape(name) for name in table.columns], *([_cell(cell) for cell in row] for row in table.rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + "|".join(rules) + "|", *lines[1:]]
+
+
+def _cell(cell: Cell) -> str:
+    words = escape(cell.text)
+    if cell.role in ("pass", "fail", "unverified"):
+        words = f"**{words}**"
+    if not cell.code:
+        return words
+    # A code span takes no escapes but the table's own, so its delimiter must not occur inside.
+    return f"{words} `{' '.join(cell.code.split()).replace('`', chr(39)).replace('|', chr(92) + '|')}`".strip()

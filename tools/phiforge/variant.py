@@ -1,0 +1,77 @@
+"""The record beside a built variant: what it is and what it was made of, for every verb after the build."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from phiforge import errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECORD_FILE = "variant.json"
+PLAN_FILE = "plan.json"
+MODEL_FOLDER = "model"
+
+
+class Facts(BaseModel):
+    """Base of the record's objects: frozen, unknown keys forbidden."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class CheckpointFacts(Facts):
+    """The checkpoint a variant was built from."""
+
+    name: str
+    family: str
+    fingerprint: str
+    parameters: int
+    bytes: int
+
+
+class WeightGroup(Facts):
+    """Weights of one role stored alike, as "attention qkv"; no block size or symmetry where they are not quantized."""
+
+    group: str
+    tensors: int
+    bits: int
+    block_size: int | None = None
+    symmetric: bool | None = None
+    bytes: int
+    bits_per_weight: float
+
+
+class VariantRecord(Facts):
+    """One built variant; `sha256` is over its files, `key` over everything that decided them."""
+
+    name: str
+    key: str
+    sha256: str
+    bytes: int
+    bits_per_weight: float
+    provider: str
+    device: str
+    checkpoint: CheckpointFacts
+    options: dict[str, str]
+    operators: dict[str, int]
+    weights: tuple[WeightGroup, ...]
+    toolchain: dict[str, str]
+
+
+def load_record(folder: Path) -> VariantRecord:
+    """Read the record of a built variant from its stage folder.
+
+    Raises:
+        VariantUnusableError: There is no such record, or it cannot be read.
+    """
+    try:
+        return VariantRecord.model_validate_json((folder / RECORD_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise errors.VariantUnusableError(
+            f"{folder} is no built variant.",
+            why=" ".join(str(error).split())[:300],
+            fix="Give a folder that `phiforge build` made: it holds variant.json and model/.",
+        ) from error
