@@ -1,0 +1,161 @@
+"""Every bad input, typed: one clear message, its own exit code, no traceback, nothing under a final name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from broken.checkpoints import BROKEN_CHECKPOINTS, make_checkpoint
+from phiforge import cli, errors
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Type a command; returns its exit code and all it printed."""
+    monkeypatch.chdir(ROOT)
+
+    def typed(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["phiforge", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, out + err
+
+    return typed
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "ckpt")
+
+
+def _assert_told(code: int, text: str, error: type[errors.PhiforgeError]) -> None:
+    assert code == error.exit_code, text
+    assert f"Error {code}:" in text
+    assert all(part in text for part in ("Why:", "Do:", f"Read: docs/errors.md#{code}"))
+    assert "Traceback" not in text
+
+
+def _assert_nothing_made(output: Path) -> None:
+    left = [path for path in output.rglob("*") if path.is_file() and path.name != ".lock" and "notes" not in path.parts]
+    assert left == []
+
+
+@pytest.mark.parametrize("name", BROKEN_CHECKPOINTS)
+def test_broken_checkpoint(run: Run, checkpoint: Path, tmp_path: Path, name: str) -> None:
+    broken = BROKEN_CHECKPOINTS[name]
+    broken.break_it(checkpoint)
+    code, text = run("build", checkpoint, "--target", "cpu-x64", "--output", tmp_path / "out")
+    _assert_told(code, text, broken.error)
+    _assert_nothing_made(tmp_path / "out")
+
+
+def test_unknown_profile(run: Run, checkpoint: Path) -> None:
+    code, text = run("build", checkpoint, "--target", "cpu-x46")
+    _assert_told(code, text, errors.ProfileUnknownError)
+    assert "Did you mean 'cpu-x64'?" in text
+
+
+def test_unknown_pipeline(run: Run, checkpoint: Path) -> None:
+    code, text = run("build", checkpoint, "--target", "cpu-x64", "--pipeline", "cpu-in4")
+    _assert_told(code, text, errors.PipelineUnknownError)
+    assert "Did you mean 'cpu-int4'?" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("kl_mean_nats_max", "kl_mean_nats_maximum", "unknown key"),
+        ("peak_anon_bytes_max", "peak_anon_gb_max", "did you mean peak_anon_bytes_max"),
+        ("decode_tokens_per_s_min = 5.0", 'decode_tokens_per_s_min = "5 tokens/s"', "decode_tokens_per_s_min"),
+    ],
+)
+def test_broken_profile(run: Run, checkpoint: Path, tmp_path: Path, old: str, new: str, named: str) -> None:
+    text = (ROOT / "targets" / "cpu-x64.toml").read_text(encoding="utf-8")
+    assert old in text
+    profile = tmp_path / "mine.toml"
+    profile.write_text(text.replace(old, new), encoding="utf-8")
+    code, printed = run("build", checkpoint, "--target", profile)
+    _assert_told(code, printed, errors.ProfileInvalidError)
+    assert named in printed
+
+
+def test_blocks_that_do_not_fit(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    text = (ROOT / "pipelines" / "cpu-int4.yaml").read_text(encoding="utf-8")
+    pipeline = tmp_path / "wide.yaml"
+    pipeline.write_text(text.replace("block_size: 32", "block_size: 256"), encoding="utf-8")
+    code, printed = run("build", checkpoint, "--target", "cpu-x64", "--pipeline", pipeline, "-o", tmp_path / "out")
+    _assert_told(code, printed, errors.PipelineInvalidError)
+
+
+def test_too_little_memory(run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=100_000_000))
+    code, text = run("build", checkpoint, "--target", "cpu-x64", "--output", tmp_path / "out")
+    _assert_told(code, text, errors.MemoryTooSmallError)
+    _assert_nothing_made(tmp_path / "out")
+
+
+def test_too_little_disk(run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1000))
+    code, text = run("build", checkpoint, "--target", "cpu-x64", "--output", tmp_path / "out")
+    _assert_told(code, text, errors.DiskFullError)
+    _assert_nothing_made(tmp_path / "out")
+
+
+def test_output_in_use(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    store = tmp_path / "out" / "store"
+    store.mkdir(parents=True)
+    with FileLock(store / ".lock"):
+        code, text = run("build", checkpoint, "--target", "cpu-x64", "--output", tmp_path / "out")
+    _assert_told(code, text, errors.OutputLockedError)
+
+
+def test_no_variant(run: Run, tmp_path: Path) -> None:
+    code, text = run("bench", tmp_path, "--target", "cpu-x64")
+    _assert_told(code, text, errors.VariantUnusableError)
+
+
+def test_no_package(run: Run, tmp_path: Path) -> None:
+    code, text = run("verify", tmp_path)
+    _assert_told(code, text, errors.PackageInvalidError)
+
+
+def test_climbing_manifest(run: Run, tmp_path: Path) -> None:
+    manifest = {
+        "schema_version": "1.0",
+        "package_name": "x",
+        "package_version": "1",
+        "description": "",
+        "components": {"model": "../outside"},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    code, text = run("inspect", tmp_path)
+    _assert_told(code, text, errors.UnsafePathError)
+
+
+def test_no_arguments_is_wrong_usage(run: Run) -> None:
+    code, text = run("build")
+    assert code == 2
+    assert "Traceback" not in text
+
+
+def test_no_project(run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from phiforge import catalog
+
+    monkeypatch.setattr(catalog, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    monkeypatch.chdir(tmp_path)
+    code, text = run("targets")
+    _assert_told(code, text, errors.ProjectNotFoundError)

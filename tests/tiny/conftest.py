@@ -1,0 +1,44 @@
+"""Real builds, made once for all tests of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import phiforge
+from broken.checkpoints import make_checkpoint
+from phiforge.checkpoint.nano import CHECKPOINT_DIR
+from phiforge.packaging.layout import variant_folders
+from phiforge.verbs.build import BuildResult
+
+
+@pytest.fixture(scope="session")
+def nano_checkpoint() -> Path:
+    """The embedded model."""
+    return CHECKPOINT_DIR
+
+
+@pytest.fixture(scope="session")
+def nano_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of the embedded model's build."""
+    return tmp_path_factory.mktemp("nano")
+
+
+@pytest.fixture(scope="session")
+def nano_build(nano_checkpoint: Path, nano_output: Path) -> BuildResult:
+    """The embedded model, built, validated and packaged for cpu-x64."""
+    return phiforge.build(nano_checkpoint, targets=["cpu-x64"], output=nano_output)
+
+
+@pytest.fixture(scope="session")
+def nano_variant(nano_build: BuildResult) -> Path:
+    """The embedded model's CPU variant, as packaged."""
+    assert nano_build.package is not None
+    return variant_folders(nano_build.package)["cpu-int4"]
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of random weights, for builds whose answers do not matter."""
+    return make_checkpoint(tmp_path_factory.mktemp("small") / "small")

@@ -1,0 +1,111 @@
+"""The whole chain on the embedded model and on checkpoints that are not like it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import phiforge
+from broken.checkpoints import make_checkpoint
+from phiforge import errors
+from phiforge.gate import Outcome
+from phiforge.packaging.layout import variant_folders
+from phiforge.packaging.verify import verify_package
+from phiforge.reporting import load_report
+from phiforge.verbs.build import BuildResult
+from phiforge.verbs.package import read_package
+
+
+def test_the_embedded_model_passes_its_profile(nano_build: BuildResult) -> None:
+    verdict = nano_build.verdicts["cpu-x64"]
+    failed = [finding.reason for finding in verdict.findings if finding.outcome is not Outcome.PASS]
+    assert failed == []
+
+
+def test_the_default_pipeline_keeps_the_answers(nano_build: BuildResult) -> None:
+    report = load_report(nano_build.reports["cpu-x64"].with_name("report.json"))
+    assert report.tasks is not None
+    assert report.tasks.overall.reference_correct >= 0.95 * report.tasks.overall.questions
+    assert report.tasks.overall.recovery_fraction >= 0.98
+
+
+def test_a_second_build_does_no_stage_again(nano_build: BuildResult, nano_checkpoint: Path, nano_output: Path) -> None:
+    again = phiforge.build(nano_checkpoint, targets=["cpu-x64"], output=nano_output)
+    assert [stage.stage for stage in again.stages if not stage.reused] == []
+    assert again.content_sha256 == nano_build.content_sha256
+    assert again.verdicts == nano_build.verdicts
+
+
+def test_every_variant_loads_with_the_stock_runtime(nano_variant: Path) -> None:
+    import onnxruntime_genai as og
+
+    model = og.Model(str(nano_variant))
+    tokenizer = og.Tokenizer(model)
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=96, do_sample=False)
+    generator = og.Generator(model, params)
+    generator.append_tokens(tokenizer.encode("<|user|>What is 12 + 34?<|end|><|assistant|>"))
+    while not generator.is_done():
+        generator.generate_next_token()
+    assert tokenizer.decode(generator.get_sequence(0)).endswith("46")
+
+
+def test_a_package_carries_what_proves_it(nano_build: BuildResult) -> None:
+    package = nano_build.package
+    assert package is not None
+    verify_package(package)
+    (item,) = read_package(package)
+    names = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
+    assert {
+        "manifest.json",
+        "SHA256SUMS",
+        "LICENSE",
+        "build/cpu-int4/plan.json",
+        "build/cpu-int4/workflow.json",
+    } <= names
+    assert set(item.evidence) == {"drift.json", "latency-cpu-x64.json", "probes.json", "tasks.json"}
+
+
+def test_a_changed_byte_is_found(nano_build: BuildResult, tmp_path: Path) -> None:
+    assert nano_build.package is not None
+    copy = tmp_path / nano_build.package.name
+    shutil.copytree(nano_build.package, copy)
+    data = next(copy.rglob("model.onnx.data"))
+    content = bytearray(data.read_bytes())
+    content[1000] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(errors.PackageTamperedError, match=r"1 of \d+ files"):
+        phiforge.verify(copy)
+
+
+def test_the_verbs_after_the_build_work_on_the_package(nano_build: BuildResult, tmp_path: Path) -> None:
+    assert nano_build.package is not None
+    made = phiforge.report(nano_build.package, output=tmp_path / "report")
+    assert made["cpu-x64"].report.verdict == nano_build.verdicts["cpu-x64"]
+    evidence = phiforge.bench(nano_build.package, target="cpu-x64", output=tmp_path / "evidence")
+    merged = phiforge.report(nano_build.package, output=tmp_path / "merged", evidence=list(evidence.values()))
+    assert merged["cpu-x64"].report.latency != made["cpu-x64"].report.latency
+    answer = "".join(phiforge.chat(nano_build.package).say("What is 12 + 34?"))
+    assert answer.endswith("46")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"tied": False, "longrope": False, "hidden_size": 128, "intermediate_size": 320, "head_count": 2},
+        {"tied": False, "longrope": True, "shards": 2, "dtype": "F16"},
+        {"tied": True, "longrope": False, "layer_count": 3},
+    ],
+    ids=["untied, other widths", "untied longrope in shards", "tied without longrope"],
+)
+def test_other_shapes_go_through_the_same_command(tmp_path: Path, shape: dict[str, object]) -> None:
+    checkpoint = make_checkpoint(tmp_path / "other", **shape)  # type: ignore[arg-type]
+    result = phiforge.build(checkpoint, targets=["cpu-x64"], output=tmp_path / "out")
+    assert result.package is not None
+    variant = variant_folders(result.package)["cpu-int4"]
+    assert phiforge.inspect(variant)
+    probes = [f for f in result.verdicts["cpu-x64"].findings if f.budget.startswith("probe:")]
+    wrong = [f.reason for f in probes if f.outcome is not Outcome.PASS and f.budget != "probe:stopping"]
+    assert wrong == []

@@ -1,0 +1,197 @@
+"""Reference, a whole validation and a bench of a real variant. Fixtures: nano_variant, nano_checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from phiforge import errors
+from phiforge.evidence import dump_evidence, load_evidence
+from phiforge.target import Measure
+from phiforge.validation.drift import score
+from phiforge.validation.latency import measure_latency
+from phiforge.validation.original import Original
+from phiforge.validation.reference import Source, compute_answers, compute_reference, tokenize
+from phiforge.validation.run import Validation, validate_variant
+
+TEXTS = ["Ana has 3 apples and gets 4 more.", "What is 12 + 30? It is 42. " * 6, "Ben lives in a small town."]
+QUESTIONS = ["What is 12 + 30?", "What is 75 + 38?", "Ana has 3 apples and gets 4 more. How many apples does Ana have?"]
+
+
+@pytest.fixture(scope="module")
+def original(nano_checkpoint: Path) -> Original:
+    return Original(nano_checkpoint, threads=1)
+
+
+@pytest.fixture
+def source(nano_checkpoint: Path, tmp_path: Path, original: Original) -> Source:
+    made = Source(nano_checkpoint, "f" * 64, tmp_path / "cache", 1)
+    made.__dict__["original"] = original
+    return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    (folder / "tasks").mkdir()
+    texts = [{"id": str(i), "text": text} for i, text in enumerate(TEXTS)]
+    questions = [
+        {"id": str(i), "messages": [{"role": "user", "content": text}], "answer": "42"}
+        for i, text in enumerate(QUESTIONS)
+    ]
+    for name, lines in (("text.jsonl", texts), ("tasks/sums.jsonl", questions)):
+        (folder / name).write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return folder
+
+
+def test_the_reference_agrees_with_itself(original: Original) -> None:
+    ids = original.encode(TEXTS[1])
+    text = original.distributions(ids, 10_000)
+    total = np.exp(text.top_log_probabilities.astype(np.float64)).sum(axis=1)
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+    assert np.isneginf(text.tail_log_mass).all()
+    row = dict(zip(text.top_ids[3].tolist(), text.top_log_probabilities[3].tolist(), strict=True))
+    assert row[ids[4]] == pytest.approx(float(text.true_log_probability[3]))
+
+
+def test_widening_layer_by_layer_gives_the_same_numbers(nano_checkpoint: Path, original: Original) -> None:
+    streamed = Original(nano_checkpoint, threads=1, stream=True)
+    ids = original.encode(TEXTS[1])
+    for name, value in vars(original.distributions(ids, 16)).items():
+        np.testing.assert_array_equal(value, getattr(streamed.distributions(ids, 16), name))
+
+
+def test_padded_batches_answer_as_single_prompts(original: Original) -> None:
+    stops = (1000, 1003)
+    prompts = [original.chat_ids([{"role": "user", "content": text}]) for text in QUESTIONS]
+    together = original.generate(prompts, max_new_tokens=24, stop_ids=stops)
+    for prompt, row in zip(prompts, together, strict=True):
+        (alone,) = original.generate([prompt], max_new_tokens=24, stop_ids=stops)
+        assert row[: len(alone)] == alone
+
+
+def test_the_cache_spares_the_checkpoint(source: Source, nano_checkpoint: Path) -> None:
+    ids = tokenize(source, TEXTS, []).texts
+    first = compute_reference(source, ids, top_k=8)
+    answers = compute_answers(source, ids[:2], [8, 8], (1000, 1003))
+    blind = Source(nano_checkpoint, source.fingerprint, source.cache, 1)
+    blind.__dict__["original"] = None  # any use of it fails
+    again = compute_reference(blind, ids, top_k=8)
+    for a, b in zip(first.texts, again.texts, strict=True):
+        for name, value in vars(a).items():
+            np.testing.assert_array_equal(value, getattr(b, name))
+    assert compute_answers(blind, ids[:2], [8, 8], (1000, 1003)) == answers
+    assert tokenize(blind, TEXTS, []).texts == ids
+
+
+def test_a_damaged_cache_is_computed_again(source: Source) -> None:
+    ids = tokenize(source, TEXTS, []).texts
+    first = compute_reference(source, ids, top_k=8)
+    (file,) = source.cache.glob("*.npz")
+    for content in (b"", file.read_bytes()[:1000], b"x" * 5000):
+        file.write_bytes(content)
+        again = compute_reference(source, ids, top_k=8)
+        np.testing.assert_array_equal(first.texts[0].top_ids, again.texts[0].top_ids)
+    for json_file in source.cache.glob("*.json"):
+        json_file.write_text("{", encoding="utf-8")
+    assert tokenize(source, TEXTS, []).texts == ids
+    assert not list(source.cache.glob("*.tmp"))
+
+
+def test_another_checkpoint_has_another_cache(source: Source, nano_checkpoint: Path, original: Original) -> None:
+    ids = tokenize(source, TEXTS[:1], []).texts
+    compute_reference(source, ids, top_k=8)
+    other = Source(nano_checkpoint, "e" * 64, source.cache, 1)
+    other.__dict__["original"] = original
+    compute_reference(other, ids, top_k=8)
+    assert len(list(source.cache.glob("*.npz"))) == 2
+
+
+@pytest.fixture(scope="module")
+def validation(
+    nano_variant: Path, nano_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Validation]:
+    steps: list[str] = []
+    yield validate_variant(
+        nano_variant,
+        nano_checkpoint,
+        variant_sha256="0" * 64,
+        texts=data / "text.jsonl",
+        tasks=data / "tasks",
+        cache=tmp_path_factory.mktemp("cache"),
+        threads=1,
+        progress=lambda step, done, total: steps.append(step),
+    )
+    assert {"reference texts", "drift", "answers", "longrope switch"} <= set(steps)
+
+
+def test_drift_is_small_but_not_nothing(validation: Validation) -> None:
+    drift = validation.drift
+    assert 0 < drift.kl_nats.mean < 1
+    assert drift.perplexity_ratio == pytest.approx(1, abs=0.5)
+    assert drift.conditions.dataset == "text.jsonl"
+    assert drift.conditions.threads == 1
+
+
+def test_every_question_is_answered(validation: Validation) -> None:
+    assert validation.tasks is not None
+    assert [score.task for score in validation.tasks.scores] == ["sums"]
+    assert validation.tasks.overall.questions == len(QUESTIONS)
+
+
+def test_probes_of_a_sound_variant_pass(validation: Validation) -> None:
+    found = {probe.name: probe for probe in validation.probes.probes}
+    assert list(found) == [
+        "tokenizer", "chat-template", "stop-ids", "stopping", "longrope-prefill", "longrope-decode", "placement"
+    ]  # fmt: skip
+    failed = {name: probe.detail for name, probe in found.items() if probe.blocking and not probe.passed}
+    assert not failed
+    assert not found["longrope-decode"].blocking
+
+
+def test_evidence_survives_the_disk(validation: Validation, tmp_path: Path) -> None:
+    for evidence in (validation.drift, validation.tasks, validation.probes):
+        assert evidence is not None
+        (tmp_path / "e.json").write_text(dump_evidence(evidence), encoding="utf-8")
+        assert dump_evidence(load_evidence(tmp_path / "e.json")) == dump_evidence(evidence)
+
+
+def test_the_reference_has_no_drift_from_itself(source: Source, original: Original) -> None:
+    """The whole chain, with torch in the place of the variant."""
+    reference = compute_reference(source, tokenize(source, TEXTS, []).texts, top_k=64)
+
+    def logits_of(ids: Sequence[int]) -> NDArray[np.float32]:
+        text = original.distributions(ids, 10_000)
+        logits = np.zeros(text.top_ids.shape, dtype=np.float32)
+        np.put_along_axis(logits, text.top_ids.astype(np.int64), text.top_log_probabilities, axis=1)
+        return logits
+
+    assert score(reference, logits_of).kl_percentiles_nats.max < 1e-6
+
+
+def test_latency_is_measured_in_another_process(nano_variant: Path, tmp_path: Path) -> None:
+    measure = Measure(warmups=1, repeats=3, prompt_tokens=[16, 100_000, 64], decode_tokens=8, threads=1)
+    latency = measure_latency(
+        nano_variant, variant_sha256="0" * 64, measure=measure, progress=lambda step, done, total: None
+    )
+    assert [row.prompt_tokens for row in latency.rows] == [16, 64]
+    assert all(row.repeats == 3 and row.decode_tokens == 8 for row in latency.rows)
+    assert all(0 < row.inter_token_p50_ms < row.ttft_p95_ms * 1000 for row in latency.rows)
+    assert 2**20 < latency.peak_anon_bytes <= latency.peak_rss_bytes
+    assert latency.load_ms > 0
+    assert any("100000" in note for note in latency.conditions.notes)
+    (tmp_path / "e.json").write_text(dump_evidence(latency), encoding="utf-8")
+    assert load_evidence(tmp_path / "e.json") == latency
+
+
+def test_a_worker_that_fails_says_why(nano_variant: Path, tmp_path: Path) -> None:
+    (tmp_path / "genai_config.json").write_bytes((nano_variant / "genai_config.json").read_bytes())
+    measure = Measure(warmups=1, repeats=3, prompt_tokens=[16], decode_tokens=8, threads=1)
+    with pytest.raises(errors.VariantUnusableError, match="cannot be measured") as caught:
+        measure_latency(tmp_path, variant_sha256="0" * 64, measure=measure, progress=lambda step, done, total: None)
+    assert "absent" in caught.value.why

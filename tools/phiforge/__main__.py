@@ -1,0 +1,5 @@
+"""`python -m phiforge` is `phiforge`."""
+
+from phiforge.cli import main
+
+main()

@@ -1,0 +1,196 @@
+"""The commands: one function a verb, options and their help, and which exit code follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from phiforge.cli import render
+from phiforge.cli.progress import ProgressWatcher
+
+
+def _exit(code: int) -> None:
+    """Turn what a command returns into the exit code."""
+    raise typer.Exit(code)
+
+
+app = typer.Typer(
+    name="phiforge",
+    result_callback=_exit,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Turn a Phi-4 checkpoint into one package with a variant per device, and prove what each variant costs.\n\n"
+    "Start with `phiforge doctor`, then `phiforge build CHECKPOINT --target cpu-x64`.",
+    epilog="Exit codes: 0 done, 2 wrong usage, 3 the verdict is fail, 4 the verdict is unverified, 10 and up an error "
+    "(docs/errors.md), 130 interrupted.",
+)
+
+Targets = Annotated[
+    list[str], typer.Option("--target", "-t", help="A device profile by name or file; may be repeated.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for what is made.")]
+Project = Annotated[Optional[Path], typer.Option("--project", help="The project with pipelines/ and targets/.")]
+Texts = Annotated[Optional[Path], typer.Option("--texts", help="Held-out text, JSONL with id and text.")]
+Tasks = Annotated[
+    Optional[Path], typer.Option("--tasks", help="Folder of held-out tasks, JSONL with id, messages, answer.")
+]
+Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="Threads; by default the cores it may use.")]
+Subject = Annotated[Path, typer.Argument(help="A package, a built variant, or a model folder of ONNX Runtime GenAI.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress, only the result.")]
+
+
+@app.command()
+def build(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder with config.json, safetensors and tokenizer.")],
+    target: Targets,
+    output: Output = Path("artifacts"),
+    pipeline: Annotated[Optional[str], typer.Option("--pipeline", "-p", help="Instead of the profile's.")] = None,
+    texts: Texts = None,
+    tasks: Tasks = None,
+    threads: Threads = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan.")] = False,
+    project: Project = None,
+    quiet: Quiet = False,
+) -> int:
+    """Build, validate, measure, judge and package a checkpoint.
+
+    Prints the plan first (sizes, memory, disk, time). Finished stages are kept: the same command again goes on where it
+    was stopped, and does nothing twice.
+    """
+    from phiforge.verbs.build import build as run
+
+    with ProgressWatcher(quiet=quiet) as watcher:
+        result = run(
+            checkpoint,
+            targets=target,
+            output=output,
+            pipeline=pipeline,
+            texts=texts,
+            tasks=tasks,
+            threads=threads,
+            dry_run=dry_run,
+            project=project,
+            watcher=watcher,
+        )
+    return render.build_result(result)
+
+
+@app.command()
+def validate(
+    variant: Subject,
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", "-c", help="What it was built from: the reference.")],
+    output: Output = Path("artifacts/evidence"),
+    texts: Texts = None,
+    tasks: Tasks = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> int:
+    """Measure what a variant costs in accuracy: drift, answers, probes."""
+    from phiforge.verbs.validate import validate as run
+
+    with ProgressWatcher(quiet=quiet) as watcher:
+        folders = run(variant, checkpoint, output=output, texts=texts, tasks=tasks, threads=threads, watcher=watcher)
+    return render.evidence_folders(folders)
+
+
+@app.command()
+def bench(
+    variant: Subject,
+    target: Annotated[str, typer.Option("--target", "-t", help="The device profile that says how to measure.")],
+    output: Output = Path("artifacts/evidence"),
+    project: Project = None,
+    quiet: Quiet = False,
+) -> int:
+    """Measure a variant's latency and memory on this machine, in a fresh process."""
+    from phiforge.verbs.bench import bench as run
+
+    with ProgressWatcher(quiet=quiet) as watcher:
+        files = run(variant, target=target, output=output, project=project, watcher=watcher)
+    return render.latency_files(files)
+
+
+@app.command()
+def package(
+    variant: Annotated[
+        Path, typer.Argument(help="A variant that `phiforge build` made: the folder with variant.json.")
+    ],
+    evidence: Annotated[Path, typer.Option("--evidence", "-e", help="Folder with the variant's evidence files.")],
+    target: Targets,
+    output: Output = Path("artifacts"),
+    project: Project = None,
+) -> int:
+    """Put a built variant and its evidence into a sealed package."""
+    from phiforge.verbs.package import package as run
+
+    return render.path("Package", run(variant, evidence=evidence, targets=target, output=output, project=project))
+
+
+@app.command()
+def verify(package: Annotated[Path, typer.Argument(help="A package (.ortpackage folder).")]) -> int:
+    """Find any changed, missing or added file of a package."""
+    from phiforge.verbs.verify import verify as run
+
+    return render.verification(run(package))
+
+
+@app.command()
+def report(
+    package: Annotated[Path, typer.Argument(help="A package (.ortpackage folder).")],
+    output: Output = Path("artifacts/report"),
+    evidence: Annotated[
+        Optional[list[Path]], typer.Option("--evidence", "-e", help="Evidence files from elsewhere.")
+    ] = None,
+) -> int:
+    """Judge a package's evidence again and write its reports (JSON, Markdown, HTML)."""
+    from phiforge.verbs.report import report as run
+
+    return render.reports(run(package, output=output, evidence=evidence or ()))
+
+
+@app.command()
+def targets(project: Project = None) -> int:
+    """List the device profiles."""
+    from phiforge.verbs.targets import targets as run
+
+    return render.profiles(run(project))
+
+
+@app.command()
+def pipelines(project: Project = None) -> int:
+    """List the pipelines."""
+    from phiforge.verbs.pipelines import pipelines as run
+
+    return render.pipelines(run(project))
+
+
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(help="A checkpoint, package, variant or model folder.")]) -> int:
+    """Say what a checkpoint, a variant or a package is, and whether it is sound."""
+    from phiforge.verbs.inspect import inspect as run
+
+    return render.inspection(run(path))
+
+
+@app.command()
+def doctor() -> int:
+    """Say what this machine can build, run and emulate, and what is missing."""
+    from phiforge.verbs.doctor import doctor as run
+
+    return render.diagnosis(run())
+
+
+@app.command()
+def chat(
+    package: Subject,
+    prompt: Annotated[Optional[str], typer.Option("--prompt", help="Ask this one thing and exit.")] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 512,
+    threads: Threads = None,
+) -> int:
+    """Talk to a package. End with an empty line."""
+    from phiforge.verbs.chat import chat as run
+
+    return render.conversation(run(package, max_new_tokens=max_new_tokens, threads=threads), prompt)

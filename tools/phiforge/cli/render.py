@@ -1,0 +1,247 @@
+"""Render results as text, and choose the exit code that follows from them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from phiforge import gate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from phiforge.errors import PhiforgeError
+    from phiforge.gate import Verdict
+    from phiforge.packaging.verify import Verification
+    from phiforge.pipeline import Pipeline
+    from phiforge.plan import Plan, VariantPlan
+    from phiforge.target import Profile
+    from phiforge.verbs.build import BuildResult
+    from phiforge.verbs.chat import Conversation
+    from phiforge.verbs.doctor import Diagnosis
+    from phiforge.verbs.report import WrittenReport
+
+OK = 0
+_COLOURS = {gate.Outcome.PASS: "green", gate.Outcome.FAIL: "red", gate.Outcome.UNVERIFIED: "yellow"}
+_MARKS = {gate.Outcome.PASS: "✓", gate.Outcome.FAIL: "✗", gate.Outcome.UNVERIFIED: "?"}
+
+
+def console() -> Console:
+    """A console on standard output as it is now; long paths are not broken."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def show_error(error: PhiforgeError) -> None:
+    """Print what happened, why, what to do and where to read, on standard error."""
+    out = Console(stderr=True, highlight=False, soft_wrap=True)
+    out.print(f"[bold red]Error {error.exit_code}:[/] {escape(error.what)}")
+    out.print(f"  Why:  {escape(error.why)}")
+    out.print(f"  Do:   {escape(error.fix)}")
+    out.print(f"  Read: {escape(error.read)}")
+
+
+def show_plan(plan: Plan, out: Console) -> None:
+    """Print a plan: what is built from what, and what it will need."""
+    out.print(
+        f"[bold]{escape(plan.model)}[/] ({plan.family}, {plan.parameter_count / 1e6:,.1f} M parameters, "
+        f"{size(plan.checkpoint_bytes)}, checkpoint {plan.fingerprint[:12]})"
+    )
+    for variant in plan.variants:
+        out.print(
+            f"  variant [bold]{escape(variant.name)}[/] for {', '.join(variant.profiles)}: "
+            f"{size(variant.weight_bytes)} of weights, {variant.bits_per_weight:.2f} bits per weight"
+        )
+        out.print(f"    [dim]{escape(_options(variant))}[/]")
+    need = plan.preflight
+    out.print(
+        f"  predicted: {size(need.memory_bytes)} of memory, {size(need.disk_bytes)} of disk, "
+        f"{need.seconds:,.0f} s to build without validation"
+    )
+
+
+def build_result(result: BuildResult) -> int:
+    """Print what a build came to; the exit code follows the worst verdict."""
+    out = console()
+    if result.package is None:
+        out.print("Dry run: nothing was built.")
+        return OK
+    if all(stage.reused for stage in result.stages):
+        out.print("Nothing changed: no stage was done again.")
+    for name, verdict in result.verdicts.items():
+        _verdict(name, verdict, out)
+    out.print(f"Package: {result.package}")
+    out.print(f"Content: sha256 {result.content_sha256}")
+    for path in result.reports.values():
+        out.print(f"Report:  {path}")
+    return max(gate.exit_code(verdict) for verdict in result.verdicts.values())
+
+
+def reports(written: Mapping[str, WrittenReport]) -> int:
+    """Print the verdicts and where the reports are; the exit code follows the worst verdict."""
+    out = console()
+    for name, made in written.items():
+        _verdict(name, made.report.verdict, out)
+        out.print(f"Report:  {made.files.html}")
+    return max(gate.exit_code(made.report.verdict) for made in written.values())
+
+
+def evidence_folders(folders: Mapping[str, Path]) -> int:
+    """Print where evidence was written."""
+    for name, folder in folders.items():
+        path(f"Evidence of {name}", folder)
+    return OK
+
+
+def latency_files(files: Mapping[str, Path]) -> int:
+    """Print the latency rows of each measured variant."""
+    from phiforge.evidence import Latency, load_evidence
+
+    out = console()
+    for name, file in files.items():
+        evidence = load_evidence(file)
+        assert isinstance(evidence, Latency)
+        table = Table(
+            "prompt tokens",
+            "TTFT p50 ms",
+            "prefill tokens/s",
+            "decode tokens/s p50",
+            "inter-token p99 ms",
+            title=f"{name} ({evidence.kind}, {evidence.conditions.threads} threads)",
+        )
+        for row in evidence.rows:
+            table.add_row(
+                str(row.prompt_tokens),
+                f"{row.ttft_p50_ms:.1f}",
+                f"{row.prefill_tokens_per_s_p50:.0f}",
+                f"{row.decode_tokens_per_s_p50:.1f}",
+                f"{row.inter_token_p99_ms:.2f}",
+            )
+        out.print(table)
+        out.print(
+            f"Load {evidence.load_ms:.0f} ms, peak anonymous memory {size(evidence.peak_anon_bytes)}, resident "
+            f"{size(evidence.peak_rss_bytes)}"
+        )
+        out.print(f"Evidence: {file}")
+    return OK
+
+
+def path(what: str, where: Path) -> int:
+    """Print where something is."""
+    console().print(f"{what}: {where}")
+    return OK
+
+
+def verification(found: Verification) -> int:
+    """Print that a package is as it was sealed."""
+    console().print(f"{found.package} is as it was sealed: {found.files} files, seal {found.seal_sha256}")
+    return OK
+
+
+def profiles(found: Sequence[Profile]) -> int:
+    """Print the device profiles."""
+    table = Table("profile", "device", "runtime", "pipeline", "judged on", "budgets")
+    for profile in found:
+        budgets = profile.budgets.model_dump(exclude_none=True)
+        table.add_row(
+            profile.name,
+            profile.identity.title,
+            f"{profile.runtime.package} {profile.runtime.version}",
+            profile.build.pipeline,
+            ", ".join(profile.accepts),
+            str(len(budgets)),
+        )
+    console().print(table)
+    return OK
+
+
+def pipelines(found: Sequence[Pipeline]) -> int:
+    """Print the pipelines."""
+    table = Table("pipeline", "pass", "options")
+    for pipeline in found:
+        for index, (name, options) in enumerate(pipeline.passes.items()):
+            values = ", ".join(f"{key}={value}" for key, value in options.model_dump(exclude={"type"}).items())
+            table.add_row(pipeline.name if index == 0 else "", f"{name} ({options.type})", values)
+    console().print(table)
+    return OK
+
+
+def diagnosis(found: Diagnosis) -> int:
+    """Print what this machine can do."""
+    out = console()
+    machine = found.machine
+    out.print(
+        f"{machine.processor}, {machine.physical_cores} cores ({found.threads} threads by default), "
+        f"{size(machine.memory_bytes)} of memory ({size(found.free_memory_bytes)} free), "
+        f"{size(found.free_disk_bytes)} of disk free, {machine.system}"
+    )
+    for ability in found.abilities:
+        mark = "[green]✓[/]" if ability.able else "[yellow]–[/]"
+        out.print(f"{mark} {ability.name}: {escape(ability.detail)}")
+        if ability.remedy:
+            out.print(f"    {escape(ability.remedy)}")
+    return OK
+
+
+def conversation(talk: Conversation, prompt: str | None) -> int:
+    """Hold a conversation on the terminal, or ask one thing."""
+    if prompt is not None:
+        _say(talk, prompt)
+        return OK
+    while text := _ask():
+        _say(talk, text)
+    return OK
+
+
+def inspection(found: object) -> int:
+    """Print the facts of a checkpoint or of variants."""
+    from phiforge.checkpoint.inspect import CheckpointFacts
+    from phiforge.cli.inspection import show_checkpoint, show_variant
+
+    out = console()
+    if isinstance(found, CheckpointFacts):
+        show_checkpoint(found, out)
+    elif isinstance(found, tuple):
+        for variant in found:
+            show_variant(variant, out)
+    return OK
+
+
+def size(count: float) -> str:
+    """Bytes as text with three digits, in powers of ten."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _verdict(name: str, verdict: Verdict, out: Console) -> None:
+    colour = _COLOURS[verdict.outcome]
+    out.print(f"[bold {colour}]{name}: {verdict.outcome}[/]")
+    for finding in verdict.findings:
+        out.print(f"  [{_COLOURS[finding.outcome]}]{_MARKS[finding.outcome]}[/] {escape(finding.reason)}")
+
+
+def _options(variant: VariantPlan) -> str:
+    return "; ".join(
+        f"{name}: " + ", ".join(f"{key}={value}" for key, value in options.items() if key != "type")
+        for name, options in variant.workflow["passes"].items()
+    )
+
+
+def _ask() -> str:
+    try:
+        return input("you> ").strip()
+    except EOFError:
+        return ""
+
+
+def _say(talk: Conversation, text: str) -> None:
+    for piece in talk.say(text):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")

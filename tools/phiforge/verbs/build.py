@@ -1,0 +1,220 @@
+"""Build: from a checkpoint to a validated package, one variant for each pipeline its device profiles name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phiforge import catalog, errors
+from phiforge.packaging.layout import REPORT_FOLDER, SUFFIX
+from phiforge.packaging.verify import verify_package
+from phiforge.pipeline import load_pipeline
+from phiforge.plan import resolve
+from phiforge.store import Store, content_key
+from phiforge.target import load_profile
+from phiforge.toolchain import toolchain
+from phiforge.verbs.bench import bench_key, latency_file, run_bench
+from phiforge.verbs.checkpoint import examine
+from phiforge.verbs.make_variant import make_variant
+from phiforge.verbs.package import PackageInput, publish
+from phiforge.verbs.preflight import check_resources
+from phiforge.verbs.subject import find_subjects
+from phiforge.verbs.validate import run_validation, stored_validation, validation_key
+from phiforge.verbs.watch import Stages, Unwatched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from phiforge.checkpoint.inspect import CheckpointFacts
+    from phiforge.gate import Verdict
+    from phiforge.plan import Plan
+    from phiforge.target import Profile
+    from phiforge.verbs.subject import Subject
+    from phiforge.verbs.watch import StageRecord, Watcher
+
+STORE_FOLDER = "store"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """What a build came to. After a dry run there is a plan and nothing else."""
+
+    plan: Plan
+    package: Path | None
+    content_sha256: str | None
+    reports: dict[str, Path]
+    verdicts: dict[str, Verdict]
+    stages: tuple[StageRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What a build is told besides the checkpoint and the targets."""
+
+    output: Path
+    texts: Path | None
+    tasks: Path | None
+    threads: int | None
+
+
+def build(
+    checkpoint: Path,
+    *,
+    targets: Sequence[str],
+    output: Path = Path("artifacts"),
+    pipeline: str | None = None,
+    texts: Path | None = None,
+    tasks: Path | None = None,
+    threads: int | None = None,
+    dry_run: bool = False,
+    project: Path | None = None,
+    watcher: Watcher | None = None,
+) -> BuildResult:
+    """Build, validate, measure, judge and package a checkpoint for device profiles.
+
+    Finished stages are kept under `output`/store and never repeated while nothing they depend on changes; a build that
+    was killed goes on from the last finished stage.
+
+    Args:
+        checkpoint: A Hugging Face folder: config.json, safetensors, tokenizer.
+        targets: Names of device profiles, or paths of such files.
+        output: Folder for the store and the package.
+        pipeline: A pipeline to use instead of the one each profile names.
+        texts: Held-out text for drift, JSONL with id and text; the embedded one by default.
+        tasks: Folder of held-out tasks, JSONL with id, messages and answer.
+        threads: Threads of the runtime during validation; by default the cores this process may use.
+        dry_run: Stop when the plan is resolved and found to fit.
+        project: The project whose pipelines and profiles are meant; found from the working folder by default.
+        watcher: Told of the plan, the stages and their progress.
+
+    Returns:
+        The package, a report and a verdict for each profile, and the stages with their times.
+
+    Raises:
+        PhiforgeError: In one of the ways of `phiforge.errors`; nothing half-made stands under a final name.
+    """
+    watcher = watcher or Unwatched()
+    stages = Stages(watcher)
+    root = project or catalog.find_project()
+    profiles = _profiles(root, targets, pipeline)
+    names = {profile.build.pipeline for profile in profiles}
+    pipelines = {name: load_pipeline(catalog.pipeline_path(root, name)) for name in names}
+    store = Store(output / STORE_FOLDER)
+    with store.lock():
+        store.clean()
+        facts, fingerprint = examine(checkpoint, store, stages)
+        plan = resolve(facts, fingerprint, profiles, pipelines, toolchain())
+        watcher.resolved(plan)
+        if any(store.find("variant", variant.key) is None for variant in plan.variants):
+            check_resources(plan, output)
+        if dry_run:
+            return BuildResult(
+                plan=plan, package=None, content_sha256=None, reports={}, verdicts={}, stages=tuple(stages.records)
+            )
+        options = BuildOptions(output=output, texts=texts, tasks=tasks, threads=threads)
+        return _run(plan, facts, profiles, store, stages, options)
+
+
+def _profiles(project: Path, targets: Sequence[str], pipeline: str | None) -> list[Profile]:
+    profiles = [load_profile(catalog.profile_path(project, name)) for name in targets]
+    if pipeline is None:
+        return profiles
+    return [
+        profile.model_copy(update={"build": profile.build.model_copy(update={"pipeline": pipeline})})
+        for profile in profiles
+    ]
+
+
+def _run(
+    plan: Plan, facts: CheckpointFacts, profiles: list[Profile], store: Store, stages: Stages, options: BuildOptions
+) -> BuildResult:
+    inputs = []
+    for variant in plan.variants:
+        folder = make_variant(plan, variant, facts.folder, store, stages, tied=facts.config.tied_embeddings)
+        (subject,) = find_subjects(folder)
+        evidence = _validated(subject, plan.fingerprint, facts.folder, store, stages, options)
+        own = tuple(profile for profile in profiles if profile.name in variant.profiles)
+        for profile in own:
+            evidence |= _benched(subject, profile, store, stages)
+        inputs.append(
+            PackageInput(
+                subject=subject,
+                about=folder,
+                evidence=evidence,
+                profiles=own,
+                licences=tuple(sorted(folder.glob("LICENSE*"))),
+            )
+        )
+    return _packaged(plan, inputs, store, stages, options)
+
+
+def _validated(
+    subject: Subject, fingerprint: str, checkpoint: Path, store: Store, stages: Stages, options: BuildOptions
+) -> dict[str, str]:
+    stage = f"validate {subject.name}"
+    key = validation_key(subject, fingerprint, options.texts, options.tasks, checkpoint, options.threads)
+    known = stored_validation(store, key)
+    if known is not None:
+        stages.reused(stage)
+        return known
+    with stages.timed(stage), store.stage("validation", key) as folder:
+        found = run_validation(
+            subject,
+            checkpoint,
+            texts=options.texts,
+            tasks=options.tasks,
+            cache=store.root / "reference",
+            threads=options.threads,
+            watcher=stages.watcher,
+        )
+        for name, text in found.items():
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    return found
+
+
+def _benched(subject: Subject, profile: Profile, store: Store, stages: Stages) -> dict[str, str]:
+    stage = f"bench {subject.name} as {profile.name}"
+    key = bench_key(subject, profile)
+    known = store.find("latency", key)
+    if known is not None:
+        stages.reused(stage)
+        return {latency_file(profile): (known / "latency.json").read_text(encoding="utf-8")}
+    with stages.timed(stage), store.stage("latency", key) as folder:
+        text = run_bench(subject, profile, stages.watcher)
+        (folder / "latency.json").write_text(text, encoding="utf-8", newline="\n")
+    return {latency_file(profile): text}
+
+
+def _packaged(
+    plan: Plan, inputs: list[PackageInput], store: Store, stages: Stages, options: BuildOptions
+) -> BuildResult:
+    final = options.output / f"{plan.model}{SUFFIX}"
+    parts = [
+        [item.subject.sha256, item.evidence, [p.model_dump(mode="json") for p in item.profiles]] for item in inputs
+    ]
+    signature = [str(final.resolve()), content_key(parts)]
+    note = store.recall("package", signature)
+    if note is not None and _is_sealed(final, note["seal"]):
+        stages.reused("package")
+        content = str(note["content"])
+    else:
+        with stages.timed("package"):
+            content, seal = publish(inputs, final, stages.records)
+        store.remember("package", signature, {"seal": seal, "content": content})
+    reports = {name: report for item in inputs for name, report in item.reports().items()}
+    return BuildResult(
+        plan=plan,
+        package=final,
+        content_sha256=content,
+        stages=tuple(stages.records),
+        reports={name: final / REPORT_FOLDER / name / "report.html" for name in reports},
+        verdicts={name: report.verdict for name, report in reports.items()},
+    )
+
+
+def _is_sealed(package: Path, seal: str) -> bool:
+    try:
+        return verify_package(package).seal_sha256 == seal
+    except errors.PhiforgeError:
+        return False

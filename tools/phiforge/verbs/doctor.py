@@ -1,0 +1,92 @@
+"""Doctor: what this machine can build, run and emulate, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from phiforge.machine import default_threads, describe_machine
+
+if TYPE_CHECKING:
+    from phiforge.evidence import Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ability:
+    """One thing this machine can do or not, and the command that adds what is missing."""
+
+    name: str
+    able: bool
+    detail: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """The machine and its abilities."""
+
+    machine: Machine
+    threads: int
+    free_memory_bytes: int
+    free_disk_bytes: int
+    abilities: tuple[Ability, ...]
+
+
+# What each ability needs, as (distribution, import name), and the extra that brings it.
+NEEDS: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
+    "build": (
+        (
+            ("olive-ai", "olive"),
+            ("torch", "torch"),
+            ("transformers", "transformers"),
+            ("requests", "requests"),
+            ("onnxruntime-genai", "onnxruntime_genai"),
+        ),
+        "build,cpu",
+    ),
+    "validate": (
+        (("torch", "torch"), ("transformers", "transformers"), ("onnxruntime-genai", "onnxruntime_genai")),
+        "build,cpu",
+    ),
+    "run on the CPU": ((("onnxruntime", "onnxruntime"), ("onnxruntime-genai", "onnxruntime_genai")), "cpu"),
+}
+
+
+def doctor() -> Diagnosis:
+    """Return what this machine can do."""
+    abilities = [_ability(name, needs, extra) for name, (needs, extra) in NEEDS.items()]
+    abilities.append(
+        Ability(name="emulate an NPU", able=False, detail="No pipeline builds for an NPU in this version.")
+    )
+    return Diagnosis(
+        machine=describe_machine(),
+        threads=default_threads(),
+        free_memory_bytes=psutil.virtual_memory().available,
+        free_disk_bytes=shutil.disk_usage(Path.cwd()).free,
+        abilities=tuple(abilities),
+    )
+
+
+def _ability(name: str, needs: tuple[tuple[str, str], ...], extra: str) -> Ability:
+    missing = [distribution for distribution, module in needs if importlib.util.find_spec(module) is None]
+    if missing:
+        return Ability(
+            name=name,
+            able=False,
+            detail=f"Missing: {', '.join(missing)}.",
+            remedy=f'pip install -c constraints.txt "phiforge[{extra}]"',
+        )
+    return Ability(name=name, able=True, detail=", ".join(f"{each} {_version(each)}" for each, _ in needs))
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "(version unknown)"

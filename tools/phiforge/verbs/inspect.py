@@ -1,0 +1,42 @@
+"""Inspect: what a checkpoint, a variant or a package is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from phiforge.checkpoint.inspect import CheckpointFacts, inspect_checkpoint
+from phiforge.graph.inspect import GraphFacts, inspect_graph
+from phiforge.packaging.layout import MANIFEST
+from phiforge.variant import RECORD_FILE
+from phiforge.verbs.subject import GENAI_CONFIG, Subject, find_subjects
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL_FILE = "model.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectedVariant:
+    """A variant and its graph."""
+
+    subject: Subject
+    graph: GraphFacts
+
+
+def inspect(path: Path) -> CheckpointFacts | tuple[InspectedVariant, ...]:
+    """Return the facts of a checkpoint, or of every variant of a package or variant folder.
+
+    Args:
+        path: A checkpoint, a package, a built variant's folder, or a model folder of ONNX Runtime GenAI.
+
+    Raises:
+        PhiforgeError: What is wrong with it.
+    """
+    if any((path / name).is_file() for name in (MANIFEST, RECORD_FILE, GENAI_CONFIG)):
+        return tuple(
+            InspectedVariant(subject=subject, graph=inspect_graph(subject.folder / MODEL_FILE))
+            for subject in find_subjects(path)
+        )
+    return inspect_checkpoint(path, scan=True)

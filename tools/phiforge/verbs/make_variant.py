@@ -1,0 +1,125 @@
+"""Make one variant of a plan: Olive in a subprocess, then a check of the graph, then the record beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from phiforge.graph.inspect import check_graph, inspect_graph
+from phiforge.olive.driver import PACKAGE_FILE, WORKFLOW_FILE, OliveRun, run_olive
+from phiforge.store import content_key, hash_files, hash_listing
+from phiforge.variant import MODEL_FOLDER, PLAN_FILE, RECORD_FILE, CheckpointFacts, VariantRecord, WeightGroup
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from phiforge.graph.inspect import GraphFacts
+    from phiforge.plan import Plan, VariantPlan, WeightPlan
+    from phiforge.store import Store
+    from phiforge.verbs.watch import Stages
+
+LICENCE_PATTERN = "LICENSE*"
+_GROUPS = {
+    "self_attn.qkv_proj": "attention qkv",
+    "self_attn.o_proj": "attention output",
+    "mlp.gate_up_proj": "MLP gate and up",
+    "mlp.down_proj": "MLP down",
+    "lm_head": "head",
+    "model.embed_tokens": "embedding",
+}
+
+
+def make_variant(
+    plan: Plan, variant: VariantPlan, checkpoint: Path, store: Store, stages: Stages, *, tied: bool
+) -> Path:
+    """Return the stage folder of the variant, built now unless the store has it.
+
+    The folder holds `model/`, `variant.json`, the workflow and the checkpoint's licence.
+
+    Raises:
+        PhiforgeError: The build failed in an expected way.
+    """
+    stage = f"build {variant.name}"
+    found = store.find("variant", variant.key)
+    if found is not None:
+        stages.reused(stage)
+        return found
+    # Olive's cache is shared by all pipelines on one checkpoint, so that a quantized checkpoint is made once.
+    work_key = content_key([plan.fingerprint, dict(plan.toolchain)])
+    work = store.work("olive", work_key)
+    with stages.timed(stage), store.stage("variant", variant.key) as folder:
+        run = OliveRun(workflow=variant.workflow, checkpoint=checkpoint, work=work, output=folder / MODEL_FOLDER)
+        run_olive(run, stages.watcher.advanced)
+        facts = inspect_graph(folder / MODEL_FOLDER / "model.onnx")
+        check_graph(facts, variant.weights, tied=tied)
+        for name in (WORKFLOW_FILE, PACKAGE_FILE):
+            shutil.copyfile(work / name, folder / name)
+        for licence in sorted(checkpoint.glob(LICENCE_PATTERN)):
+            shutil.copyfile(licence, folder / licence.name)
+        record = _record(plan, variant, facts, folder, tied=tied)
+        (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(plan.as_dict(variant.name), indent=1, sort_keys=True)
+        (folder / PLAN_FILE).write_text(text + "\n", encoding="utf-8")
+    store.discard_work("olive", work_key)
+    final = store.find("variant", variant.key)
+    assert final is not None
+    return final
+
+
+def _record(plan: Plan, variant: VariantPlan, facts: GraphFacts, folder: Path, *, tied: bool) -> VariantRecord:
+    model = folder / MODEL_FOLDER
+    return VariantRecord(
+        name=variant.name,
+        key=variant.key,
+        sha256=hash_listing(hash_files(model)),
+        bytes=sum(path.stat().st_size for path in model.rglob("*") if path.is_file()),
+        bits_per_weight=variant.bits_per_weight,
+        provider=variant.provider,
+        device=variant.device,
+        checkpoint=CheckpointFacts(
+            name=plan.model,
+            family=plan.family,
+            fingerprint=plan.fingerprint,
+            parameters=plan.parameter_count,
+            bytes=plan.checkpoint_bytes,
+        ),
+        options=_options(variant),
+        operators=facts.operators,
+        weights=_groups(variant.weights, tied=tied),
+        toolchain=dict(plan.toolchain),
+    )
+
+
+def _options(variant: VariantPlan) -> dict[str, str]:
+    return {
+        f"{name}.{key}": str(value)
+        for name, options in variant.workflow["passes"].items()
+        for key, value in options.items()
+        if key != "type"
+    }
+
+
+def _groups(weights: tuple[WeightPlan, ...], *, tied: bool) -> tuple[WeightGroup, ...]:
+    groups: dict[tuple[str, int], list[WeightPlan]] = defaultdict(list)
+    for weight in weights:
+        role = _GROUPS[re.sub(r"^model\.layers\.\d+\.", "", weight.module)]
+        role = "embedding and head" if tied and role == "embedding" else role
+        groups[role, weight.spec.bits].append(weight)
+    return tuple(_group(role, members) for (role, _), members in groups.items())
+
+
+def _group(role: str, members: list[WeightPlan]) -> WeightGroup:
+    stored = sum(member.stored_bytes for member in members)
+    spec = members[0].spec
+    return WeightGroup(
+        group=role,
+        tensors=len(members),
+        bits=spec.bits,
+        block_size=spec.block_size,
+        symmetric=spec.symmetric,
+        bytes=stored,
+        bits_per_weight=8 * stored / sum(member.weights for member in members),
+    )

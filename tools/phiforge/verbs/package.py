@@ -1,0 +1,230 @@
+"""Package: put variants, what they were made of, their evidence and reports into one sealed folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from phiforge import catalog, errors
+from phiforge.evidence import load_evidence, parse_evidence
+from phiforge.packaging.layout import BUILD_FOLDER, EVIDENCE_FOLDER, PROFILE_FOLDER, SUFFIX
+from phiforge.packaging.verify import verify_package
+from phiforge.packaging.write import Contents, PackagedVariant, write_package
+from phiforge.reporting import report_html, report_json, report_markdown
+from phiforge.store import Store, disk_full_guard
+from phiforge.target import load_profile, parse_profile
+from phiforge.variant import PLAN_FILE, RECORD_FILE
+from phiforge.verbs.judging import make_report, phiforge_version
+from phiforge.verbs.subject import find_subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from phiforge.evidence import AnyEvidence
+    from phiforge.reporting import Report
+    from phiforge.target import Profile
+    from phiforge.variant import VariantRecord
+    from phiforge.verbs.subject import Subject
+    from phiforge.verbs.watch import StageRecord
+
+ANSWER_PROMPT = "What is 12 + 34?"
+ANSWER_TOKENS = 8
+BUILD_FILES = (RECORD_FILE, PLAN_FILE, "workflow.json", "olive-package.json")
+LATENCY_PREFIX = "latency-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageInput:
+    """One variant and what is known of it.
+
+    `about` holds variant.json, plan.json and the workflow; `evidence` maps file names to JSON text.
+    """
+
+    subject: Subject
+    about: Path
+    evidence: dict[str, str]
+    profiles: tuple[Profile, ...]
+    licences: tuple[Path, ...]
+
+    @property
+    def record(self) -> VariantRecord:
+        """The variant's record.
+
+        Raises:
+            VariantUnusableError: phiforge did not build this variant, so there is none.
+        """
+        if self.subject.record is None:
+            raise errors.VariantUnusableError(
+                f"{self.subject.folder} was not built by phiforge, so it cannot be packaged.",
+                why="A package names the checkpoint and plan its variants come from; this folder has no variant.json.",
+                fix="Build the variant with `phiforge build`.",
+            )
+        return self.subject.record
+
+    def evidence_for(self, profile: Profile) -> list[AnyEvidence]:
+        """The evidence that counts for a profile: all but the latency measured as another profile says."""
+        own = f"{LATENCY_PREFIX}{profile.name}.json"
+        return [
+            parse_evidence(text, name)
+            for name, text in sorted(self.evidence.items())
+            if name == own or not name.startswith(LATENCY_PREFIX)
+        ]
+
+    def reports(self, stages: Sequence[StageRecord] = ()) -> dict[str, Report]:
+        """The report of the variant for each of its profiles."""
+        return {
+            profile.name: make_report(self.record, profile, self.evidence_for(profile), stages)
+            for profile in self.profiles
+        }
+
+
+def package(
+    variant: Path, *, evidence: Path, targets: Sequence[str], output: Path, project: Path | None = None
+) -> Path:
+    """Package a built variant with its evidence and return the package's folder.
+
+    Args:
+        variant: A variant that `phiforge build` made (the folder with variant.json).
+        evidence: The folder with the variant's drift.json, tasks.json, probes.json and latency-<profile>.json.
+        targets: Device profiles it is packaged for.
+        output: Folder that receives the package.
+        project: The project whose profiles are meant; found from the working folder by default.
+
+    Raises:
+        VariantUnusableError: The variant does not load or does not answer.
+        EvidenceInvalidError: A file of the evidence is broken, or of another variant.
+    """
+    root = project or catalog.find_project()
+    profiles = tuple(load_profile(catalog.profile_path(root, name)) for name in targets)
+    (subject,) = find_subjects(variant)
+    found = {
+        path.name: path.read_text(encoding="utf-8") for path in sorted(evidence.glob("*.json")) if load_evidence(path)
+    }
+    item = PackageInput(
+        subject=subject,
+        about=variant,
+        evidence=found,
+        profiles=profiles,
+        licences=tuple(sorted(variant.glob("LICENSE*"))),
+    )
+    final = output / f"{item.record.checkpoint.name}{SUFFIX}"
+    with Store(output / "store").lock():
+        publish([item], final, ())
+    return final
+
+
+def publish(inputs: Sequence[PackageInput], final: Path, stages: Sequence[StageRecord]) -> tuple[str, str]:
+    """Write a package under its final name, whole or not at all; return its content hash and its seal.
+
+    Before it is called a package, every variant in it is loaded and made to answer. Call with the lock held.
+    """
+    for item in inputs:
+        check_answer(item.subject)
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with disk_full_guard(final.parent):
+        try:
+            partial.mkdir(parents=True)
+            content = write_package(_contents(inputs, stages), partial)
+            seal = verify_package(partial).seal_sha256
+            _swap(partial, final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return content, seal
+
+
+def check_answer(subject: Subject) -> None:
+    """Load a variant and make it answer.
+
+    Raises:
+        VariantUnusableError: It does not load, or gives no token.
+    """
+    from phiforge.runtime.generate import generate
+    from phiforge.runtime.variant import open_variant
+
+    variant = open_variant(subject.folder)
+    prompt = variant.encode(variant.apply_chat_template([{"role": "user", "content": ANSWER_PROMPT}]))
+    (answer,) = generate(variant, [prompt], max_new_tokens=ANSWER_TOKENS)
+    if not answer.tokens:
+        raise errors.VariantUnusableError(
+            f"The variant {subject.name} loads but does not answer.",
+            why=f"Asked {ANSWER_PROMPT!r}, it gave no token.",
+            fix="Look at its probes with `phiforge validate`; the chat template or the stop ids may be wrong.",
+        )
+
+
+def read_package(folder: Path) -> list[PackageInput]:
+    """Read back what a package was made of, with the evidence it holds."""
+    inputs = []
+    for subject in find_subjects(folder):
+        about = folder / BUILD_FOLDER / subject.name
+        profiles = sorted((about / PROFILE_FOLDER).glob("*.json"))
+        evidence = sorted((folder / EVIDENCE_FOLDER / subject.name).glob("*.json"))
+        inputs.append(
+            PackageInput(
+                subject=subject,
+                about=about,
+                profiles=tuple(parse_profile(path) for path in profiles),
+                evidence={path.name: path.read_text(encoding="utf-8") for path in evidence},
+                licences=tuple(sorted(folder.glob("LICENSE*"))),
+            )
+        )
+    return inputs
+
+
+def _contents(inputs: Sequence[PackageInput], stages: Sequence[StageRecord]) -> Contents:
+    record = inputs[0].record
+    renderers = {"report.json": report_json, "report.md": report_markdown, "report.html": report_html}
+    reports = {name: report for item in inputs for name, report in item.reports(stages).items()}
+    return Contents(
+        name=record.checkpoint.name,
+        version=record.checkpoint.fingerprint[:12],
+        description=f"{record.checkpoint.name}, built by phiforge for ONNX Runtime GenAI",
+        licences=inputs[0].licences,
+        variants=[_packaged(item) for item in inputs],
+        reports={
+            profile: {name: render(report) for name, render in renderers.items()} for profile, report in reports.items()
+        },
+        metadata={
+            "producer": "phiforge",
+            "producer_version": phiforge_version(),
+            "checkpoint": record.checkpoint.model_dump(),
+        },
+    )
+
+
+def _packaged(item: PackageInput) -> PackagedVariant:
+    about = {name: (item.about / name).read_text(encoding="utf-8") for name in BUILD_FILES}
+    profiles = {
+        f"{PROFILE_FOLDER}/{profile.name}.json": profile.model_dump_json(indent=1) + "\n" for profile in item.profiles
+    }
+    record = item.record
+    return PackagedVariant(
+        name=record.name,
+        folder=item.subject.folder,
+        sha256=record.sha256,
+        provider=record.provider,
+        device=record.device,
+        build=about | profiles,
+        evidence=item.evidence,
+        metadata={
+            "bytes": record.bytes,
+            "bits_per_weight": record.bits_per_weight,
+            "profiles": [profile.name for profile in item.profiles],
+            "runtime": f"{item.profiles[0].runtime.package} {item.profiles[0].runtime.version}",
+        },
+    )
+
+
+def _swap(partial: Path, final: Path) -> None:
+    """Put a complete folder in the place of an earlier one."""
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(partial, final)
+    shutil.rmtree(old, ignore_errors=True)

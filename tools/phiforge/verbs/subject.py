@@ -1,0 +1,67 @@
+"""What a verb is pointed at: the variants of a package, one built variant, or any folder the runtime can load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from phiforge import errors
+from phiforge.packaging.layout import BUILD_FOLDER, MANIFEST, variant_folders
+from phiforge.store import hash_files, hash_listing
+from phiforge.variant import MODEL_FOLDER, RECORD_FILE, load_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from phiforge.variant import VariantRecord
+
+GENAI_CONFIG = "genai_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One variant: its name, the folder the runtime loads, the hash of its files, its record if phiforge built it."""
+
+    name: str
+    folder: Path
+    sha256: str
+    record: VariantRecord | None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the variant's files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+def find_subjects(path: Path) -> tuple[Subject, ...]:
+    """Return the variants under `path`: a package, a built variant's folder, or a plain model folder.
+
+    Raises:
+        VariantUnusableError: The path is none of these, or its files are not the recorded ones.
+        PackageInvalidError: It looks like a package and cannot be read.
+    """
+    if (path / MANIFEST).is_file():
+        return tuple(
+            _recorded(folder, path / BUILD_FOLDER / name, name) for name, folder in variant_folders(path).items()
+        )
+    if (path / RECORD_FILE).is_file():
+        return (_recorded(path / MODEL_FOLDER, path, load_record(path).name),)
+    if (path / GENAI_CONFIG).is_file():
+        return (Subject(name=path.resolve().name, folder=path, sha256=hash_listing(hash_files(path)), record=None),)
+    raise errors.VariantUnusableError(
+        f"{path} holds no variant.",
+        why="It has no manifest.json, no variant.json and no genai_config.json.",
+        fix="Give a package (.ortpackage), a variant that `phiforge build` made, or a folder ONNX Runtime GenAI loads.",
+    )
+
+
+def _recorded(folder: Path, record_folder: Path, name: str) -> Subject:
+    record = load_record(record_folder)
+    digest = hash_listing(hash_files(folder))
+    if digest != record.sha256:
+        raise errors.VariantUnusableError(
+            f"The files of variant {name} are not the ones that were built.",
+            why=f"Their hash is {digest[:16]}, the record says {record.sha256[:16]}.",
+            fix="Run `phiforge verify` on the package, or build again.",
+        )
+    return Subject(name=name, folder=folder, sha256=digest, record=record)

@@ -1,0 +1,112 @@
+"""Measure what a variant costs in accuracy: drift, answers, probes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from phiforge.evidence import AnyEvidence, dump_evidence
+from phiforge.store import Store, content_key, hash_file, write_atomically
+from phiforge.verbs.defaults import default_tasks, default_texts, evidence_code
+from phiforge.verbs.subject import find_subjects
+from phiforge.verbs.watch import Unwatched
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from phiforge.verbs.subject import Subject
+    from phiforge.verbs.watch import Watcher
+
+
+def validate(
+    variant: Path,
+    checkpoint: Path,
+    *,
+    output: Path,
+    texts: Path | None = None,
+    tasks: Path | None = None,
+    threads: int | None = None,
+    watcher: Watcher | None = None,
+) -> dict[str, Path]:
+    """Validate every variant under `variant` and write drift.json, tasks.json and probes.json for each.
+
+    Args:
+        variant: A package, a built variant's folder, or a plain model folder.
+        checkpoint: The checkpoint it was built from, which is the reference.
+        output: Folder for the evidence; each variant gets a folder of its name in it.
+        texts: Held-out text, JSONL with id and text; the embedded one by default.
+        tasks: Folder of held-out tasks, JSONL with id, messages and answer; by default the embedded ones, for the
+            embedded model only.
+        threads: Threads of the runtime; by default the cores this process may use.
+        watcher: Told of the progress.
+
+    Returns:
+        The evidence folder of each variant, by name.
+    """
+    written = {}
+    for subject in find_subjects(variant):
+        found = run_validation(
+            subject,
+            checkpoint,
+            texts=texts,
+            tasks=tasks,
+            cache=output / "reference",
+            threads=threads,
+            watcher=watcher or Unwatched(),
+        )
+        folder = output / subject.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in found.items():
+            write_atomically(folder / name, text)
+        written[subject.name] = folder
+    return written
+
+
+def run_validation(
+    subject: Subject,
+    checkpoint: Path,
+    *,
+    texts: Path | None,
+    tasks: Path | None,
+    cache: Path,
+    threads: int | None,
+    watcher: Watcher,
+) -> dict[str, str]:
+    """Validate one variant and return its evidence as JSON text, by file name."""
+    # Imported here: torch and the runtime take seconds to load, and the light install has no torch.
+    from phiforge.validation.run import validate_variant
+
+    tasks = tasks or default_tasks(checkpoint)
+    result = validate_variant(
+        subject.folder,
+        checkpoint,
+        variant_sha256=subject.sha256,
+        texts=texts or default_texts(),
+        tasks=tasks,
+        cache=cache,
+        threads=threads,
+        progress=watcher.advanced,
+    )
+    found: dict[str, AnyEvidence | None] = {
+        "drift.json": result.drift,
+        "tasks.json": result.tasks,
+        "probes.json": result.probes,
+    }
+    return {name: dump_evidence(evidence) for name, evidence in found.items() if evidence is not None}
+
+
+def validation_key(
+    subject: Subject, fingerprint: str, texts: Path | None, tasks: Path | None, checkpoint: Path, threads: int | None
+) -> str:
+    """The key of a validation: everything its numbers depend on."""
+    tasks = tasks or default_tasks(checkpoint)
+    task_files = sorted(tasks.glob("*.jsonl")) if tasks else []
+    data = [hash_file(path) for path in (texts or default_texts(), *task_files)]
+    return content_key(["validation", subject.sha256, fingerprint, data, threads, evidence_code()])
+
+
+def stored_validation(store: Store, key: str) -> dict[str, str] | None:
+    """The evidence of a finished validation stage, or None."""
+    folder = store.find("validation", key)
+    if folder is None:
+        return None
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.json"))}
