@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 from dataclasses import asdict, dataclass
@@ -27,10 +28,12 @@ from phiforge.validation.latency import measure_latency
 from phiforge.verbs.subject import find_subjects
 
 ROOT = Path(__file__).parents[2]
-DEFAULT = "k-quant b32"
+DEFAULT = "k-quant b32 k-quant-mixed"
 ROUNDS = 5
 MEASURE = Measure(warmups=1, repeats=3, prompt_tokens=[64], decode_tokens=64)
 
+# What each row changes of this; the default pipeline is one of the rows.
+BASE: dict[str, object] = {"algorithm": "k-quant", "block_size": 32, "symmetric": False, "mixed": "none"}
 GRID: dict[str, dict[str, object]] = {
     **{
         f"{algorithm} b{block}": {"algorithm": algorithm, "block_size": block}
@@ -40,7 +43,7 @@ GRID: dict[str, dict[str, object]] = {
     "rtn b32 symmetric": {"algorithm": "rtn", "symmetric": True},
     "k-quant b32 symmetric": {"symmetric": True},
     "rtn b32 k-quant-mixed": {"algorithm": "rtn", "mixed": "k-quant-mixed"},
-    "k-quant b32 k-quant-mixed": {"mixed": "k-quant-mixed"},
+    DEFAULT: {"mixed": "k-quant-mixed"},
     "k-quant b128 k-quant-mixed": {"block_size": 128, "mixed": "k-quant-mixed"},
     "k-quant b32 head int4": {"lm_head_bits": 4},
     "rtn b32 int8": {"algorithm": "rtn", "bits": 8},
@@ -83,17 +86,23 @@ def main() -> None:
 
 
 def _build(name: str, output: Path) -> tuple[Path, Path]:
+    """Build one row; all rows share one store, and so the reference. Returns the variant and its report."""
+    label = name.replace(" ", "-")
     base = yaml.safe_load((ROOT / "pipelines" / "cpu-int4.yaml").read_text(encoding="utf-8"))
-    base["passes"]["quantize"] |= GRID[name]
-    pipeline = output / "pipelines" / f"{name.replace(' ', '-')}.yaml"
+    base["passes"]["quantize"] |= BASE | GRID[name]
+    pipeline = output / "pipelines" / f"{label}.yaml"
     pipeline.parent.mkdir(parents=True, exist_ok=True)
-    pipeline.write_text(yaml.safe_dump(base), encoding="utf-8")
-    folder = output / name.replace(" ", "-")
-    result = phiforge.build(CHECKPOINT_DIR, targets=["cpu-x64"], pipeline=str(pipeline), output=folder, project=ROOT)
+    pipeline.write_text(yaml.safe_dump(base, sort_keys=False), encoding="utf-8")
+    result = phiforge.build(
+        CHECKPOINT_DIR, targets=["cpu-x64"], pipeline=str(pipeline), output=output / "builds", project=ROOT
+    )
     assert result.package is not None
     sys.stderr.write(f"{name}: built, {result.verdicts['cpu-x64'].outcome}\n")
-    (variant,) = variant_folders(result.package).values()
-    return variant, result.reports["cpu-x64"].with_name("report.json")
+    kept = output / "packages" / f"{label}.ortpackage"
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(result.package, kept)
+    (variant,) = variant_folders(kept).values()
+    return variant, kept / "report" / "cpu-x64" / "report.json"
 
 
 def _speeds(variants: dict[str, Path]) -> dict[str, float]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from phiforge import errors
 from phiforge.pipeline import load_pipeline
@@ -42,3 +43,11 @@ def test_an_olive_pass_is_handed_on(tmp_path: Path) -> None:
     path = _broken(tmp_path, "  export:", "  rotate:\n    type: QuaRot\n    rotate_mode: hadamard\n  export:")
     options = load_pipeline(path).passes["rotate"]
     assert options.model_dump() == {"type": "QuaRot", "rotate_mode": "hadamard"}
+
+
+def test_passes_run_in_their_order(tmp_path: Path) -> None:
+    data = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))
+    path = tmp_path / "sorted.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=True), encoding="utf-8")
+    with pytest.raises(errors.PipelineInvalidError, match="comes before"):
+        load_pipeline(path)

@@ -81,3 +81,13 @@ def test_blocks_that_do_not_fit_are_refused(facts: CheckpointFacts, profile: Pro
 
 def test_the_plan_names_no_path_of_this_machine(facts: CheckpointFacts, profile: Profile, pipeline: Pipeline) -> None:
     assert str(facts.folder.parent) not in str(_plan(facts, profile, pipeline).as_dict("cpu-int4"))
+
+
+def test_variants_that_a_runtime_cannot_tell_apart_are_refused(
+    facts: CheckpointFacts, profile: Profile, pipeline: Pipeline
+) -> None:
+    build = profile.build.model_copy(update={"pipeline": "other"})
+    other = profile.model_copy(update={"name": "other", "build": build})
+    renamed = pipeline.model_copy(update={"name": "other"})
+    with pytest.raises(errors.PipelineInvalidError, match="both be for cpu on cpu"):
+        resolve(facts, "f", [profile, other], {"cpu-int4": pipeline, "other": renamed}, TOOLS)

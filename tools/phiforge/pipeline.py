@@ -127,6 +127,8 @@ def _faults(pipeline: Pipeline) -> list[str]:
     ]
     if found:
         return found
+    if kinds.index(QuantizeOptions) > kinds.index(ExportOptions):
+        return [f"the {EXPORT_PASS} pass comes before the {QUANTIZE_PASS} pass, which makes what it exports"]
     options = pipeline.quantize_options()
     if options.algorithm not in ALGORITHMS:
         found.append(f"algorithm: {options.algorithm!r} is none of {', '.join(sorted(ALGORITHMS))}")

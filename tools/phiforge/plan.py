@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from phiforge import errors
 from phiforge.checkpoint.tensors import expected_tensors
 from phiforge.quantize.assign import assign_specs
 from phiforge.store import content_key
@@ -130,7 +131,7 @@ def resolve(
         toolchain: Versions of everything that shapes the result.
 
     Raises:
-        PipelineInvalidError: A pipeline does not fit the checkpoint.
+        PipelineInvalidError: A pipeline does not fit the checkpoint, or two variants would be selected alike.
     """
     groups: dict[str, list[Profile]] = defaultdict(list)
     for profile in profiles:
@@ -138,6 +139,7 @@ def resolve(
     variants = tuple(
         _variant(facts, fingerprint, group, pipelines[name], toolchain) for name, group in sorted(groups.items())
     )
+    _refuse_ties(variants)
     return Plan(
         model=facts.name,
         family=facts.family,
@@ -217,6 +219,19 @@ def _variant(
         float_bytes=4 * (facts.parameter_count - quantized),
         key=content_key([fingerprint, workflow, dict(toolchain)]),
     )
+
+
+def _refuse_ties(variants: Sequence[VariantPlan]) -> None:
+    """A runtime that finds two variants for one provider and device takes the first, whatever was meant."""
+    seen: dict[tuple[str, str], str] = {}
+    for variant in variants:
+        other = seen.setdefault((variant.provider, variant.device), variant.name)
+        if other != variant.name:
+            raise errors.PipelineInvalidError(
+                f"The variants {other} and {variant.name} would both be for {variant.provider} on {variant.device}.",
+                why="A runtime selects a variant of a package by provider and device alone.",
+                fix="Build them into packages of their own, with another --output for each.",
+            )
 
 
 def _preflight(facts: CheckpointFacts, variants: Sequence[VariantPlan]) -> Preflight:

@@ -10,6 +10,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ WORKFLOW_FILE = "workflow.json"
 PACKAGE_FILE = "olive-package.json"
 CACHE_FOLDER = "cache"
 _POLL_S = 0.1
+_EXCEPTION = re.compile(r"^\w[\w.]*(?:Error|Exception)\b.*", flags=re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +216,9 @@ def _failure(events: Path, log: Path, code: int, missing: list[str]) -> errors.P
             why="The system kills a process when memory runs out; it may also have been killed by hand.",
             fix="Free memory and run the same command again: finished passes are not repeated.",
         )
-    last = [line for line in text.splitlines() if line.strip()][-3:]
+    raised = _EXCEPTION.findall(text)
     return errors.BuildFailedError(
         f"Olive ended with exit code {code} and without {', '.join(missing) or 'an error of its own'}.",
-        why=" | ".join(last) or "Its log is empty.",
+        why=f"The last exception in its log is {raised[-1]}" if raised else "Its log names no exception.",
         fix=f"Read {log}; a second run starts from the last pass that worked.",
     )

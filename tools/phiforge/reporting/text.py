@@ -34,8 +34,8 @@ def minus(text: str) -> str:
 
 
 def value(amount: float, unit: Unit, digits: int = 4) -> str:
-    """A number with its unit, fit for reading."""
-    return minus(tiny(quantity(amount, unit, digits)))
+    """A number with its unit, fit for reading; a dash where there is none."""
+    return NONE if math.isnan(amount) else minus(tiny(quantity(amount, unit, digits)))
 
 
 def estimate(given: Estimate, unit: Unit) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ def task_scores(answered: Sequence[Answered]) -> tuple[TaskScore, ...]:
 def overall_score(answered: Sequence[Answered], name: str = "overall") -> TaskScore:
     """Return one score over all questions given.
 
-    Recovery is the variant's right answers over the reference's; 1 where the reference has none, for nothing was lost.
+    Recovery is the variant's right answers over the reference's; NaN where the reference has none to keep.
     """
     reference = sum(item.reference_right for item in answered)
     variant = sum(item.variant_right for item in answered)
@@ -67,7 +68,7 @@ def overall_score(answered: Sequence[Answered], name: str = "overall") -> TaskSc
         flips_to_wrong=to_wrong,
         flips_to_right=to_right,
         mcnemar_p=mcnemar_p(to_wrong, to_right),
-        recovery_fraction=variant / reference if reference else 1.0,
+        recovery_fraction=variant / reference if reference else math.nan,
         reference_tokens_per_answer=sum(item.reference_tokens for item in answered) / len(answered),
         variant_tokens_per_answer=sum(item.variant_tokens for item in answered) / len(answered),
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from phiforge.checkpoint.inspect import CheckpointFacts
     from phiforge.gate import Verdict
+    from phiforge.pipeline import Pipeline
     from phiforge.plan import Plan
     from phiforge.target import Profile
     from phiforge.verbs.subject import Subject
@@ -97,9 +98,7 @@ def build(
     watcher = watcher or Unwatched()
     stages = Stages(watcher)
     root = project or catalog.find_project()
-    profiles = _profiles(root, targets, pipeline)
-    names = {profile.build.pipeline for profile in profiles}
-    pipelines = {name: load_pipeline(catalog.pipeline_path(root, name)) for name in names}
+    profiles, pipelines = _resolve_names(root, targets, pipeline)
     store = Store(output / STORE_FOLDER)
     with store.lock():
         store.clean()
@@ -116,14 +115,18 @@ def build(
         return _run(plan, facts, profiles, store, stages, options)
 
 
-def _profiles(project: Path, targets: Sequence[str], pipeline: str | None) -> list[Profile]:
-    profiles = [load_profile(catalog.profile_path(project, name)) for name in targets]
-    if pipeline is None:
-        return profiles
-    return [
-        profile.model_copy(update={"build": profile.build.model_copy(update={"pipeline": pipeline})})
-        for profile in profiles
-    ]
+def _resolve_names(
+    project: Path, targets: Sequence[str], pipeline: str | None
+) -> tuple[list[Profile], dict[str, Pipeline]]:
+    """Load the profiles and their pipelines; afterwards a profile names its pipeline without any path."""
+    profiles, pipelines = [], {}
+    for target in targets:
+        profile = load_profile(catalog.profile_path(project, target))
+        loaded = load_pipeline(catalog.pipeline_path(project, pipeline or profile.build.pipeline))
+        pipelines[loaded.name] = loaded
+        build = profile.build.model_copy(update={"pipeline": loaded.name})
+        profiles.append(profile.model_copy(update={"build": build}))
+    return profiles, pipelines
 
 
 def _run(
