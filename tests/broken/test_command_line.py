@@ -14,6 +14,8 @@ from filelock import FileLock
 
 from broken.checkpoints import BROKEN_CHECKPOINTS, make_checkpoint
 from phiforge import cli, errors
+from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
+from phiforge.verbs import defaults
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str]]
@@ -159,3 +161,16 @@ def test_no_project(run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     code, text = run("targets")
     _assert_told(code, text, errors.ProjectNotFoundError)
+
+
+def test_changed_evaluation_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "eval"
+    shutil.copytree(EVAL_DIR, data)
+    tasks = data / "tasks" / "facts.jsonl"
+    tasks.write_text(tasks.read_text(encoding="utf-8").replace("1652", "1653"), encoding="utf-8")
+    shutil.copytree(CHECKPOINT_DIR, tmp_path / CHECKPOINT_DIR.name)
+    monkeypatch.setattr(defaults, "EVAL_DIR", data)
+    monkeypatch.setattr(defaults, "CHECKPOINT_DIR", tmp_path / CHECKPOINT_DIR.name)
+    with pytest.raises(errors.LeakageError) as caught:
+        defaults.default_texts()
+    assert "tasks/facts.jsonl" in caught.value.why

@@ -15,11 +15,11 @@ from broken.checkpoints import make_checkpoint
 from phiforge import errors
 from phiforge.checkpoint.config import load_config
 from phiforge.graph.inspect import check_graph, inspect_graph
+from phiforge.hashing import hash_files
 from phiforge.olive.driver import OliveRun, purge_failures, run_olive
 from phiforge.olive.quantize_checkpoint import WEIGHTS_FILE, quantize_checkpoint
 from phiforge.pipeline import Pipeline, load_pipeline
 from phiforge.plan import plan_weights, resolved_workflow
-from phiforge.store import hash_files
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,7 +26,7 @@ def _broken(tmp_path: Path, old: str, new: str) -> Path:
         ("block_size: 32", "blocksize: 32", "blocksize"),
         ("bits: 4", 'bits: "4"', "bits"),
         ("algorithm: k-quant", "algorithm: magic", "magic"),
-        ("mixed: none", "mixed: some", "some"),
+        ("mixed: k-quant-mixed", "mixed: some", "some"),
         ("provider: cpu", "provider: tpu", "provider"),
         ("type: PhiforgeExport", "type: OnnxConversion", "PhiforgeExport"),
         ("passes:", "cache_dir: x\npasses:", "cache_dir"),

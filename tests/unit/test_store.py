@@ -7,7 +7,8 @@ import pytest
 from filelock import FileLock
 
 from phiforge import errors
-from phiforge.store import Store, content_key, hash_files, hash_listing
+from phiforge.hashing import content_key, hash_files, hash_listing
+from phiforge.store import Store
 
 
 def test_stage_appears_only_when_complete(tmp_path: Path) -> None:

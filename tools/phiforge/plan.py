@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from phiforge import errors
 from phiforge.checkpoint.tensors import expected_tensors
+from phiforge.hashing import content_key
 from phiforge.quantize.assign import assign_specs
-from phiforge.store import content_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

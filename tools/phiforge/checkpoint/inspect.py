@@ -8,7 +8,6 @@ from pathlib import Path
 
 from phiforge.checkpoint.config import ModelConfig, load_config
 from phiforge.checkpoint.family import family_of
-from phiforge.checkpoint.hashing import sha256_of_files
 from phiforge.checkpoint.tensors import check_finite, check_tensors, expected_tensors
 from phiforge.checkpoint.tokenizer import TokenizerFacts, check_tokenizer, tokenizer_files
 from phiforge.checkpoint.weights import (
@@ -19,6 +18,7 @@ from phiforge.checkpoint.weights import (
     tensor_bytes,
     weight_files,
 )
+from phiforge.hashing import hash_file, hash_listing
 
 _CONFIG_FILES = ("config.json", "generation_config.json")
 _LICENCE_STEMS = ("LICENSE", "LICENCE")
@@ -100,7 +100,7 @@ def fingerprint(folder: Path) -> str:
         CheckpointNotFoundError, PickleWeightsError, TensorMissingError, UnsafePathError, WeightsHeaderError: The
             weights files cannot be listed.
     """
-    return sha256_of_files(build_files(folder))
+    return hash_listing({path.name: hash_file(path) for path in build_files(folder)})
 
 
 def build_files(folder: Path) -> tuple[Path, ...]:

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 
 from phiforge.checkpoint.config import ModelConfig
 from phiforge.checkpoint.fields import JsonObject, read_json_object
-from phiforge.checkpoint.hashing import sha256_of_files
 from phiforge.errors import TokenizerMismatchError
+from phiforge.hashing import hash_file, hash_listing
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -78,7 +78,7 @@ def check_tokenizer(folder: Path, config: ModelConfig) -> TokenizerFacts:
         vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),
         special_ids={content: token_id for token_id, content in special},
         has_chat_template=_has_chat_template(folder),
-        sha256=sha256_of_files(tokenizer_files(folder)),
+        sha256=hash_listing({path.name: hash_file(path) for path in tokenizer_files(folder)}),
     )
 
 

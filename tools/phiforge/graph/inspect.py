@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
 from phiforge import errors
 
@@ -49,7 +50,7 @@ def inspect_graph(path: Path) -> GraphFacts:
     """
     try:
         model = ir.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DecodeError) as error:
         raise _mismatch(f"{path.name} cannot be read as an ONNX model.", str(error)) from error
     _check_external_data(model, path)
     return GraphFacts(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
+from phiforge.hashing import hash_file
 from phiforge.packaging.layout import SUMS, check_inside, load_component, not_a_package
-from phiforge.store import hash_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from phiforge.hashing import hash_files, hash_listing
 from phiforge.packaging.layout import (
     BUILD_FOLDER,
     COMPONENT,
@@ -20,7 +21,6 @@ from phiforge.packaging.layout import (
     Manifest,
     VariantEntry,
 )
-from phiforge.store import hash_files, hash_listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from phiforge import catalog
 from phiforge.evidence import dump_evidence
-from phiforge.store import content_key, write_atomically
+from phiforge.hashing import content_key
+from phiforge.store import write_atomically
 from phiforge.target import load_profile
 from phiforge.verbs.defaults import evidence_code
 from phiforge.verbs.subject import find_subjects

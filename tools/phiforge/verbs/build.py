@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiforge import catalog, errors
+from phiforge.hashing import content_key
 from phiforge.packaging.layout import REPORT_FOLDER, SUFFIX
 from phiforge.packaging.verify import verify_package
 from phiforge.pipeline import load_pipeline
 from phiforge.plan import resolve
-from phiforge.store import Store, content_key
+from phiforge.store import Store
 from phiforge.target import load_profile
 from phiforge.toolchain import toolchain
 from phiforge.verbs.bench import bench_key, latency_file, run_bench
 from phiforge.verbs.checkpoint import examine
-from phiforge.verbs.make_variant import make_variant
+from phiforge.verbs.make_variant import make_variant, work_key
 from phiforge.verbs.package import PackageInput, publish
 from phiforge.verbs.preflight import check_resources
 from phiforge.verbs.subject import find_subjects
@@ -149,6 +150,7 @@ def _run(
                 licences=tuple(sorted(folder.glob("LICENSE*"))),
             )
         )
+    store.discard_work("olive", work_key(plan))
     return _packaged(plan, inputs, store, stages, options)
 
 

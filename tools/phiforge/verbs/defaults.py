@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from phiforge import errors
 from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
+from phiforge.checkpoint.nano.files import CHECKSUMS, checksums
 from phiforge.machine import describe_machine, tool_versions
 from phiforge.toolchain import code_digest
 
@@ -18,7 +20,12 @@ MEASURING_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers
 
 
 def default_texts() -> Path:
-    """The embedded held-out text."""
+    """The embedded held-out text.
+
+    Raises:
+        LeakageError: It is not what it was when it was held out.
+    """
+    check_embedded(EVAL_DIR, CHECKPOINT_DIR)
     return EVAL_DIR / "text.jsonl"
 
 
@@ -28,6 +35,23 @@ def default_tasks(checkpoint: Path) -> Path | None:
     theirs = checkpoint / "tokenizer.json"
     same = theirs.is_file() and theirs.read_bytes() == ours.read_bytes()
     return EVAL_DIR / "tasks" if same else None
+
+
+def check_embedded(data: Path, checkpoint: Path) -> None:
+    """Check that the embedded data and model are those whose separation from the training data was proven.
+
+    Raises:
+        LeakageError: A file was changed, added or removed.
+    """
+    recorded = (data / CHECKSUMS).read_text(encoding="utf-8")
+    found = checksums(data, checkpoint)
+    changed = sorted({line.split()[1] for line in set(recorded.splitlines()) ^ set(found.splitlines())})
+    if changed:
+        raise errors.LeakageError(
+            "The embedded evaluation data or model is not what was held out.",
+            why=f"Changed since {CHECKSUMS} was written: {', '.join(changed)}.",
+            fix="Restore these files, or give data of your own with --texts and --tasks.",
+        )
 
 
 def evidence_code() -> str:

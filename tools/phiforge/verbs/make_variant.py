@@ -9,8 +9,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from phiforge.graph.inspect import check_graph, inspect_graph
+from phiforge.hashing import content_key, hash_files, hash_listing
 from phiforge.olive.driver import PACKAGE_FILE, WORKFLOW_FILE, OliveRun, run_olive
-from phiforge.store import content_key, hash_files, hash_listing
 from phiforge.variant import MODEL_FOLDER, PLAN_FILE, RECORD_FILE, CheckpointFacts, VariantRecord, WeightGroup
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def make_variant(
         stages.reused(stage)
         return found
     # Olive's cache is shared by all pipelines on one checkpoint, so that a quantized checkpoint is made once.
-    work_key = content_key([plan.fingerprint, dict(plan.toolchain)])
-    work = store.work("olive", work_key)
+    work = store.work("olive", work_key(plan))
     with stages.timed(stage), store.stage("variant", variant.key) as folder:
         run = OliveRun(workflow=variant.workflow, checkpoint=checkpoint, work=work, output=folder / MODEL_FOLDER)
         run_olive(run, stages.watcher.advanced)
@@ -63,10 +62,14 @@ def make_variant(
         (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         text = json.dumps(plan.as_dict(variant.name), indent=1, sort_keys=True)
         (folder / PLAN_FILE).write_text(text + "\n", encoding="utf-8")
-    store.discard_work("olive", work_key)
     final = store.find("variant", variant.key)
     assert final is not None
     return final
+
+
+def work_key(plan: Plan) -> str:
+    """The key of the work folder, with Olive's cache, that all variants of a plan share."""
+    return content_key([plan.fingerprint, dict(plan.toolchain)])
 
 
 def _record(plan: Plan, variant: VariantPlan, facts: GraphFacts, folder: Path, *, tied: bool) -> VariantRecord:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
+from phiforge.hashing import hash_files, hash_listing
 from phiforge.packaging.layout import BUILD_FOLDER, MANIFEST, variant_folders
-from phiforge.store import hash_files, hash_listing
 from phiforge.variant import MODEL_FOLDER, RECORD_FILE, load_record
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from phiforge.evidence import AnyEvidence, dump_evidence
-from phiforge.store import Store, content_key, hash_file, write_atomically
+from phiforge.hashing import content_key, hash_file
+from phiforge.store import Store, write_atomically
 from phiforge.verbs.defaults import default_tasks, default_texts, evidence_code
 from phiforge.verbs.subject import find_subjects
 from phiforge.verbs.watch import Unwatched
