@@ -95,7 +95,7 @@ def test_the_verbs_after_the_build_work_on_the_package(nano_build: BuildResult, 
     "shape",
     [
         {"tied": False, "longrope": False, "hidden_size": 128, "intermediate_size": 320, "head_count": 2},
-        {"tied": False, "longrope": True, "shards": 2, "dtype": "F16"},
+        {"tied": False, "longrope": True, "shards": 2, "dtype": "float16", "hidden_size": 128, "kv_head_count": 1},
         {"tied": True, "longrope": False, "layer_count": 3},
     ],
     ids=["untied, other widths", "untied longrope in shards", "tied without longrope"],

@@ -164,7 +164,14 @@ def test_symmetric_rtn_gives_the_stock_builders_logits(small_checkpoint: Path, t
     from phiforge.runtime.variant import open_variant
 
     text = (ROOT / "pipelines" / "cpu-int4.yaml").read_text(encoding="utf-8")
-    for old, new in {"k-quant": "rtn", "symmetric: false": "symmetric: true", "bits: 8": "bits: 4"}.items():
+    changes = {
+        "algorithm: k-quant": "algorithm: rtn",
+        "symmetric: false": "symmetric: true",
+        "mixed: k-quant-mixed": "mixed: none",
+        "bits: 8": "bits: 4",
+    }
+    for old, new in changes.items():
+        assert old in text
         text = text.replace(old, new)
     path = tmp_path / "stock-like.yaml"
     path.write_text(text, encoding="utf-8")

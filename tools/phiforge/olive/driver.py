@@ -34,6 +34,7 @@ WORKFLOW_FILE = "workflow.json"
 PACKAGE_FILE = "olive-package.json"
 CACHE_FOLDER = "cache"
 _POLL_S = 0.1
+_FULL_BYTES = 1024 * 1024
 _EXCEPTION = re.compile(r"^\w[\w.]*(?:Error|Exception)\b.*", flags=re.MULTILINE)
 
 
@@ -208,7 +209,8 @@ def _failure(events: Path, log: Path, code: int, missing: list[str]) -> errors.P
         if event["event"] == "os-error" and event["errno"] == errno.ENOSPC:
             return disk_full(log.parent)
     text = log.read_text(encoding="utf-8", errors="replace")
-    if "No space left on device" in text:
+    # A full disk takes no log either, so the disk is asked too.
+    if "No space left on device" in text or shutil.disk_usage(log.parent).free < _FULL_BYTES:
         return disk_full(log.parent)
     if code == -9:
         return errors.BuildFailedError(
