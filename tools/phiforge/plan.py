@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 WORKFLOW_CHECKPOINT = "checkpoint"
 WORKFLOW_OUTPUT = "variant"
 
-# Anonymous memory of a build's process tree with next to no weights: Python, Olive and torch (measured).
-BASE_MEMORY_BYTES = 700_000_000
-# The quantizer holds a block of rows (16 Mi weights) as float32, and about as much again in its steps (measured).
-QUANTIZE_MEMORY_BYTES = 300_000_000
+# The constants of the predictions are measured: docs/benchmarks.md.
+# Anonymous memory of a build's process tree with next to no weights: Python, Olive and torch.
+BASE_MEMORY_BYTES = 420_000_000
+# The quantizer reads so many weights at a time, and holds them and its steps as about four float32 arrays.
+BLOCK_WEIGHTS = 16 * 1024 * 1024
+QUANTIZE_COPIES = 4
 # The rotary caches stay in the graph: float32 cosines and sines, for short and long factors, copied when serialized.
 ROTARY_COPIES = 4
-# Weights quantized per second on two cores (measured).
-WEIGHTS_PER_S = {"rtn": 100e6, "k-quant": 8e6}
-# Start of Python, Olive and torch, and the graph of a small model (measured).
+# Weights quantized per second on two cores.
+WEIGHTS_PER_S = {"rtn": 150e6, "k-quant": 16e6}
+# Start of Python, Olive and torch, and the graph of a small model.
 BASE_SECONDS = 14.0
 COPY_BYTES_PER_S = 300e6
 
@@ -238,7 +240,9 @@ def _preflight(facts: CheckpointFacts, variants: Sequence[VariantPlan]) -> Prefl
     config = facts.config
     tables = 2 if config.rope_kind == "longrope" else 1
     caches = config.max_positions * config.rotary_size * 4 * tables
-    memory = BASE_MEMORY_BYTES + max(QUANTIZE_MEMORY_BYTES, ROTARY_COPIES * caches)
+    largest = max(weight.weights for variant in variants for weight in variant.weights)
+    quantizing = QUANTIZE_COPIES * 4 * min(BLOCK_WEIGHTS, largest)
+    memory = BASE_MEMORY_BYTES + max(quantizing, ROTARY_COPIES * caches)
     # The quantized checkpoint, then the variant in Olive's cache, in the store and in the package.
     disk = sum(4 * (variant.weight_bytes + caches) for variant in variants)
     seconds = 0.0

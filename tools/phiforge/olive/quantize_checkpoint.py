@@ -18,7 +18,7 @@ from phiforge.checkpoint.config import load_config
 from phiforge.checkpoint.layout import Writer
 from phiforge.checkpoint.tensors import expected_tensors
 from phiforge.checkpoint.weights import open_weights
-from phiforge.plan import plan_weights
+from phiforge.plan import BLOCK_WEIGHTS, plan_weights
 from phiforge.quantize import pack, quantize_rows
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from phiforge.quantize.spec import QuantSpec
 
 WEIGHTS_FILE = "model.safetensors"
-# Rows are read so many weights at a time: 64 MiB as float32, the largest thing a stage holds beside its result.
-BLOCK_WEIGHTS = 16 * 1024 * 1024
 COPIED_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
