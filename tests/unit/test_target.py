@@ -48,7 +48,7 @@ def test_not_toml(tmp_path: Path) -> None:
 def test_family_budgets_override_the_common_ones() -> None:
     profile = load_profile(PROFILE)
     own = profile.budgets_of("phi-4-nano")
-    assert own.decode_tokens_per_s_min == 50.0
+    assert own.decode_tokens_per_s_min == 20.0
     assert own.kl_mean_nats_max == profile.budgets.kl_mean_nats_max
     assert profile.budgets_of("unheard-of") == profile.budgets
 
