@@ -177,9 +177,11 @@ def probe_switch_decode(
     """
     limit = max(FLOOR_NATS, DECODE_FACTOR * typical_kl_nats)
     lengths = range(trace.prompt_tokens, len(trace.tokens))
-    short = logits_of(trace.tokens[:switch])
-    long = logits_of(trace.tokens[:-1])
-    whole = np.stack([(short if length <= switch else long)[length - 1] for length in lengths])
+    # Only the last rows are kept, as copies: at 200,064 tokens of vocabulary the whole is 3 GB.
+    first = trace.prompt_tokens - 1
+    short = logits_of(trace.tokens[:switch])[first:].copy()
+    long = logits_of(trace.tokens[:-1])[first:].copy()
+    whole = np.stack([(short if length <= switch else long)[length - 1 - first] for length in lengths])
     kl = _kl_without(whole, trace.logits, stop_ids)
     after = np.array([length > switch for length in lengths])
     before_mean, after_mean = float(kl[~after].mean()), float(kl[after].mean())
