@@ -47,21 +47,26 @@ def show_error(error: PhiforgeError) -> None:
 
 def show_plan(plan: Plan, out: Console) -> None:
     """Print a plan: what is built from what, and what it will need."""
-    out.print(
-        f"[bold]{escape(plan.model)}[/] ({plan.family}, {plan.parameter_count / 1e6:,.1f} M parameters, "
-        f"{size(plan.checkpoint_bytes)}, checkpoint {plan.fingerprint[:12]})"
-    )
-    for variant in plan.variants:
-        out.print(
-            f"  variant [bold]{escape(variant.name)}[/] for {', '.join(variant.profiles)}: "
-            f"{size(variant.weight_bytes)} of weights, {variant.bits_per_weight:.2f} bits per weight"
-        )
-        out.print(f"    [dim]{escape(_options(variant))}[/]")
     need = plan.preflight
-    out.print(
+    lines = [
+        (
+            f"[bold]{escape(plan.model)}[/] ({plan.family}, {plan.parameter_count / 1e6:,.1f} M parameters, "
+            f"{size(plan.checkpoint_bytes)}, checkpoint {plan.fingerprint[:12]})"
+        )
+    ]
+    for variant in plan.variants:
+        lines += [
+            (
+                f"  variant [bold]{escape(variant.name)}[/] for {', '.join(variant.profiles)}: "
+                f"{size(variant.weight_bytes)} of weights, {variant.bits_per_weight:.2f} bits per weight"
+            ),
+            f"    [dim]{escape(_options(variant))}[/]",
+        ]
+    lines.append(
         f"  predicted: {size(need.memory_bytes)} of memory, {size(need.disk_bytes)} of disk, "
         f"{need.seconds:,.0f} s to build without validation"
     )
+    out.print("\n".join(lines), soft_wrap=True)
 
 
 def build_result(result: BuildResult) -> int:
