@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,16 @@ def _kill_at(command: list[str], output: Path, pattern: str) -> bool:
     return False
 
 
+def _killed(command: list[str], output: Path, patterns: Iterable[str]) -> bool:
+    """Kill the build at each pattern in turn; begin again if a busy machine let a short moment pass unseen."""
+    wanted = list(patterns)
+    for _ in range(3):
+        if all(_kill_at(command, output, pattern) for pattern in wanted):
+            return True
+        shutil.rmtree(output)
+    return False
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
@@ -84,7 +96,7 @@ def test_killed_and_started_again(
     small_checkpoint: Path, texts: Path, undisturbed: str, tmp_path: Path, moment: str
 ) -> None:
     command = _command(small_checkpoint, tmp_path / "out", texts)
-    assert _kill_at(command, tmp_path / "out", MOMENTS[moment]), f"{moment} was never seen"
+    assert _killed(command, tmp_path / "out", [MOMENTS[moment]]), f"{moment} was never seen"
     assert not (tmp_path / "out" / "small.ortpackage").exists()
     assert _build(command) == undisturbed
     assert list((tmp_path / "out").glob("store/*/.*.partial")) == []
@@ -93,8 +105,7 @@ def test_killed_and_started_again(
 def test_killed_repeatedly(small_checkpoint: Path, texts: Path, undisturbed: str, tmp_path: Path) -> None:
     """One output folder, killed in every stage in turn, never done twice what was finished."""
     command = _command(small_checkpoint, tmp_path / "out", texts)
-    for pattern in MOMENTS.values():
-        assert _kill_at(command, tmp_path / "out", pattern)
+    assert _killed(command, tmp_path / "out", MOMENTS.values())
     assert _build(command) == undisturbed
 
 
