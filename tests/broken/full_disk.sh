@@ -11,7 +11,7 @@ build() {
 
 # Fill the disk once the plan was found to fit and the quantizer has begun.
 (
-    until ls "$disk"/out/store/work/*/events.jsonl >/dev/null 2>&1; do sleep 0.02; done
+    until ls "$disk"/out/store/unfinished/*/events.jsonl >/dev/null 2>&1; do sleep 0.02; done
     head -c 100000000 /dev/zero > "$disk/filler" 2>/dev/null
 ) &
 build

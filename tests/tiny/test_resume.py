@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # A stage, and a file or folder in the output whose appearance says that it has begun.
 MOMENTS = {
-    "quantize": "store/work/olive-*/cache/*/runs/*/models/model.partial",
-    "export": "store/work/olive-*/cache/*/runs/*/models/.checkpoint",
+    "quantize": "store/unfinished/olive-*/cache/*/runs/*/models/model.partial",
+    "export": "store/unfinished/olive-*/cache/*/runs/*/models/.checkpoint",
     "validate": "store/validation/.*.partial",
     "bench": "store/latency/.*.partial",
     "package": ".small.ortpackage.partial",

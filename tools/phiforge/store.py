@@ -67,7 +67,7 @@ class Store:
 
     def work(self, kind: str, key: str) -> Path:
         """A folder for work in progress that survives a kill; the stage's owner decides what to resume from it."""
-        folder = self.root / "work" / f"{kind}-{key[:_KEY_DIGITS]}"
+        folder = self.root / "unfinished" / f"{kind}-{key[:_KEY_DIGITS]}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
