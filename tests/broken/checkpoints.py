@@ -221,10 +221,76 @@ def missing_tensor(folder: Path) -> None:
     _change_weights(folder, lambda tensors: tensors.pop("model.layers.1.mlp.down_proj.weight"))
 
 
-def missing_shard(folder: Path) -> None:
-    """Has an index, but not the file it names."""
-    (folder / WEIGHTS).unlink()
-    _write_json(folder / INDEX, {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}})
+def missing_shards(folder: Path) -> None:
+    """Has an index of three shards, and the first of them alone."""
+    make_checkpoint(_emptied(folder), shards=3)
+    for number in (2, 3):
+        (folder / f"model-0000{number}-of-00003.safetensors").unlink()
+
+
+def tensor_in_two_shards(folder: Path) -> None:
+    """Has another embedding in the second shard."""
+    make_checkpoint(_emptied(folder), shards=2)
+    path = folder / "model-00002-of-00002.safetensors"
+    embedding = np.ones((320, 64), np.float32)
+    save_file({**load_file(path), "model.embed_tokens.weight": embedding}, path, metadata={"format": "pt"})
+
+
+def shard_under_two_names(folder: Path) -> None:
+    """Lists the second shard once more, under a name that links to it."""
+    make_checkpoint(_emptied(folder), shards=2)
+    (folder / "model-00003-of-00003.safetensors").symlink_to("model-00002-of-00002.safetensors")
+    weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    name = next(name for name, file in weight_map.items() if file.startswith("model-00002"))
+    _write_json(folder / INDEX, {"weight_map": weight_map | {name: "model-00003-of-00003.safetensors"}})
+
+
+def tensor_listed_twice(folder: Path) -> None:
+    """Has an index with the same tensor in two shards, which JSON allows."""
+    make_checkpoint(_emptied(folder), shards=2)
+    path = folder / INDEX
+    twice = '"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors",'
+    path.write_text(path.read_text(encoding="utf-8").replace('"weight_map": {', twice), encoding="utf-8")
+
+
+def other_model(folder: Path) -> None:
+    """Puts the config.json of a model beside it that differs in every size."""
+    other = make_checkpoint(
+        folder.parent / f"{folder.name}-other",
+        vocab_size=300,
+        hidden_size=96,
+        intermediate_size=256,
+        layer_count=3,
+        head_count=3,
+        kv_head_count=3,
+    )
+    shutil.copyfile(other / "config.json", folder / "config.json")
+
+
+def fewer_layers(folder: Path) -> None:
+    """Says that there is a layer less than there is."""
+    _change_json(folder / "config.json", {"num_hidden_layers": 1})
+
+
+def other_vocabulary(folder: Path) -> None:
+    """Says that the vocabulary is larger than the embedding."""
+    _change_json(folder / "config.json", {"vocab_size": 384})
+
+
+def other_heads(folder: Path) -> None:
+    """Says that there are as many heads for keys and values as for queries."""
+    _change_json(folder / "config.json", {"num_key_value_heads": 2})
+
+
+def untied_without_head(folder: Path) -> None:
+    """Says that the embeddings are not tied, without a head."""
+    _change_json(folder / "config.json", {"tie_word_embeddings": False})
+
+
+def tied_with_another_head(folder: Path) -> None:
+    """Stores a head that is not the embedding, to which it is said to be tied."""
+    head = np.ones((320, 64), np.float32)
+    _change_weights(folder, lambda tensors: tensors.update({"lm_head.weight": head}))
 
 
 def wrong_shape(folder: Path) -> None:
@@ -296,7 +362,32 @@ BROKEN_CHECKPOINTS: dict[str, Broken] = {
     "bad-header": Broken(bad_header, errors.WeightsHeaderError, WEIGHTS),
     "absurd-header-length": Broken(absurd_header_length, errors.WeightsHeaderError, WEIGHTS),
     "missing-tensor": Broken(missing_tensor, errors.TensorMissingError, "model.layers.1.mlp.down_proj.weight"),
-    "missing-shard": Broken(missing_shard, errors.TensorMissingError, "model-00001-of-00002.safetensors"),
+    "missing-shards": Broken(
+        missing_shards,
+        errors.TensorMissingError,
+        "model-00002-of-00003.safetensors, model-00003-of-00003.safetensors",
+    ),
+    "tensor-in-two-shards": Broken(
+        tensor_in_two_shards,
+        errors.WeightsDuplicateError,
+        "model.embed_tokens.weight in model-00001-of-00002.safetensors and again in model-00002-of-00002.safetensors",
+    ),
+    "shard-under-two-names": Broken(shard_under_two_names, errors.WeightsDuplicateError, "which is the same file"),
+    "tensor-listed-twice": Broken(tensor_listed_twice, errors.WeightsDuplicateError, "lists model.norm.weight"),
+    "other-model": Broken(other_model, errors.ConfigMismatchError, "num_hidden_layers is 3"),
+    "fewer-layers": Broken(fewer_layers, errors.ConfigMismatchError, "but there are tensors of 2 layers"),
+    "other-vocabulary": Broken(
+        other_vocabulary, errors.ConfigMismatchError, "vocab_size is 384, but model.embed_tokens.weight has 320 rows"
+    ),
+    "other-heads": Broken(other_heads, errors.ConfigMismatchError, "num_key_value_heads is 2"),
+    "untied-without-head": Broken(
+        untied_without_head,
+        errors.ConfigMismatchError,
+        "tie_word_embeddings is false, but there is no lm_head.weight",
+    ),
+    "tied-with-another-head": Broken(
+        tied_with_another_head, errors.ConfigMismatchError, "tie_word_embeddings is true, but lm_head.weight is another"
+    ),
     "wrong-shape": Broken(wrong_shape, errors.TensorShapeError, "model.layers.0.self_attn.qkv_proj.weight"),
     "extra-tensor": Broken(extra_tensor, errors.TensorShapeError, "model.layers.0.self_attn.o_proj.bias"),
     "nan-weights": Broken(nan_weights, errors.WeightsNotFiniteError, "model.layers.1.mlp.gate_up_proj.weight"),
@@ -308,6 +399,11 @@ BROKEN_CHECKPOINTS: dict[str, Broken] = {
     "tokenizer-not-json": Broken(tokenizer_not_json, errors.TokenizerMismatchError, "tokenizer.json"),
     "traversal": Broken(traversal, errors.UnsafePathError, INDEX),
 }
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder)
+    return folder
 
 
 def _poison(tensor: NDArray[np.generic], value: float) -> None:

@@ -15,7 +15,11 @@ from filelock import FileLock
 from broken.checkpoints import BROKEN_CHECKPOINTS, make_checkpoint
 from phiforge import cli, errors
 from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
+from phiforge.evidence import dump_evidence
+from phiforge.hashing import hash_files, hash_listing
+from phiforge.tuning import load_tuning
 from phiforge.verbs import defaults
+from unit.reporting import samples
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str]]
@@ -39,7 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return make_checkpoint(tmp_path / "ckpt")
+    return make_checkpoint(tmp_path / "ckpt", hidden_size=128)
 
 
 def _assert_told(code: int, text: str, error: type[errors.PhiforgeError]) -> None:
@@ -94,7 +98,7 @@ def test_broken_profile(run: Run, checkpoint: Path, tmp_path: Path, old: str, ne
 
 
 def test_blocks_that_do_not_fit(run: Run, checkpoint: Path, tmp_path: Path) -> None:
-    text = (ROOT / "pipelines" / "cpu-int4.yaml").read_text(encoding="utf-8")
+    text = (ROOT / "pipelines" / "cpu-int4-k-quant.yaml").read_text(encoding="utf-8")
     pipeline = tmp_path / "wide.yaml"
     pipeline.write_text(text.replace("block_size: 32", "block_size: 256"), encoding="utf-8")
     code, printed = run("build", checkpoint, "--target", "cpu-x64", "--pipeline", pipeline, "-o", tmp_path / "out")
@@ -128,6 +132,36 @@ def test_output_in_use(run: Run, checkpoint: Path, tmp_path: Path) -> None:
 def test_no_variant(run: Run, tmp_path: Path) -> None:
     code, text = run("bench", tmp_path, "--target", "cpu-x64")
     _assert_told(code, text, errors.VariantUnusableError)
+
+
+def _model_folder(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "genai_config.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+def test_no_drift_evidence(run: Run, tmp_path: Path) -> None:
+    code, text = run("tune", _model_folder(tmp_path / "model"), "--target", "cpu-x64", "-o", tmp_path / "out")
+    _assert_told(code, text, errors.NoCandidateError)
+    assert "no drift evidence" in text
+    assert load_tuning(tmp_path / "out" / "tuning.json").choice is None
+
+
+def test_no_candidate_within_the_budgets(run: Run, tmp_path: Path) -> None:
+    folder = _model_folder(tmp_path / "model")
+    drift = samples.drift(variant_sha256=hash_listing(hash_files(folder)))
+    far = drift.model_copy(update={"perplexity_ratio": 1.5})
+    (tmp_path / "drift.json").write_text(dump_evidence(far), encoding="utf-8")
+    code, text = run("tune", folder, "-t", "cpu-x64", "-e", tmp_path / "drift.json", "-o", tmp_path / "out")
+    _assert_told(code, text, errors.NoCandidateError)
+    assert "Perplexity ratio is 1.5, over the maximum of 1.05." in text
+
+
+def test_no_tuning(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tuning.json").write_text("{}", encoding="utf-8")
+    for name in ("tuning.json", "absent.json"):
+        code, text = run("chat", _model_folder(tmp_path / name[:3]), "--tuning", tmp_path / name)
+        _assert_told(code, text, errors.EvidenceInvalidError)
 
 
 def test_no_package(run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("full_disk.sh")
 def test_disk_fills_up_half_way(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    checkpoint = make_checkpoint(tmp_path / "small")
+    checkpoint = make_checkpoint(tmp_path / "small", hidden_size=128)
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"id": "a", "text": "one two three four"}\n', encoding="utf-8")
     # A mount namespace of its own, so that no other process sees the small disk.

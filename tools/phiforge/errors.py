@@ -109,6 +109,45 @@ class TokenizerMismatchError(PhiforgeError):
     exit_code = 20
 
 
+class ConfigMismatchError(PhiforgeError):
+    """config.json and the tensors say different things of the model."""
+
+    exit_code = 39
+
+
+class WeightsDuplicateError(PhiforgeError):
+    """A tensor is in two weights files, or the index lists it twice."""
+
+    exit_code = 40
+
+
+# The Hugging Face Hub.
+
+
+class NetworkError(PhiforgeError):
+    """The Hub cannot be reached, or the connection broke and stayed broken."""
+
+    exit_code = 41
+
+
+class HubModelUnknownError(PhiforgeError):
+    """The Hub has no such model, or does not give it to everybody."""
+
+    exit_code = 42
+
+
+class RevisionInvalidError(PhiforgeError):
+    """No commit of the Hub's repository is named, or it has no such commit."""
+
+    exit_code = 43
+
+
+class DownloadCorruptError(PhiforgeError):
+    """A downloaded file is not the one that the Hub describes."""
+
+    exit_code = 44
+
+
 # Names and files of the project.
 
 
@@ -200,6 +239,18 @@ class EvidenceInvalidError(PhiforgeError):
     """An evidence file breaks its schema, or belongs to another variant."""
 
     exit_code = 34
+
+
+class CalibrationInvalidError(PhiforgeError):
+    """Calibration texts are too few, empty, no text at all, or break their schema."""
+
+    exit_code = 45
+
+
+class NoCandidateError(PhiforgeError):
+    """A tuning could choose nothing: no candidate is within the budgets by evidence, or none of them runs."""
+
+    exit_code = 50
 
 
 # Packages.

@@ -59,7 +59,27 @@ def test_phi_4_mini(tmp_path: Path) -> None:
 
     assert (config.rope_kind, config.original_max_positions) == ("longrope", 4096)
     assert (config.head_size, config.rotary_size) == (128, 96)
-    assert (config.tied_embeddings, config.dtype, config.stop_ids) == (True, "bfloat16", (199999,))
+    assert (config.tied_embeddings, config.dtype) == (True, "bfloat16")
+
+
+def test_phi_4_mini_stops_where_its_turns_end_although_its_configuration_does_not_say_so(tmp_path: Path) -> None:
+    config = load(tmp_path, MINI)
+
+    assert (config.stop_ids, config.added_stop_ids) == ((199999, 200020), (200020,))
+
+
+def test_what_the_configuration_names_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [200020, 7]}', encoding="utf-8")
+    config = load(tmp_path, MINI)
+
+    assert (config.stop_ids, config.added_stop_ids) == ((7, 199999, 200020), ())
+
+
+def test_no_stop_id_is_added_that_the_tokenizer_does_not_have(tmp_path: Path) -> None:
+    tokens = [{"id": 199999, "content": "<|endoftext|>"}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens}), encoding="utf-8")
+
+    assert load(tmp_path, MINI).stop_ids == (199999,)
 
 
 def test_phi_4(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_what_transformers_ignores_is_named(tmp_path: Path) -> None:
     config = load_config(make_checkpoint(tmp_path))
     add(
         tmp_path,
-        lm_head__weight=np.ones((320, 64), np.float32),
+        lm_head__weight=load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"],
         model__layers__0__self_attn__rotary_emb__inv_freq=np.ones(16, np.float32),
     )
 
@@ -44,11 +44,30 @@ def test_what_transformers_ignores_is_named(tmp_path: Path) -> None:
     assert ignored == ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
 
 
+@pytest.mark.parametrize("row", [0, 319])
+def test_a_tied_head_that_is_not_the_embedding_is_refused(row: int, tmp_path: Path) -> None:
+    config = load_config(make_checkpoint(tmp_path))
+    head = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"].copy()
+    head[row, 5] += 1
+    add(tmp_path, lm_head__weight=head)
+
+    with pytest.raises(errors.ConfigMismatchError, match=f"tie_word_embeddings is true.* row {row} differs"):
+        tensors.check_tensors(config, open_weights(tmp_path))
+
+
+def test_a_tied_head_of_another_shape_is_refused(tmp_path: Path) -> None:
+    config = load_config(make_checkpoint(tmp_path))
+    add(tmp_path, lm_head__weight=np.ones((300, 64), np.float32))
+
+    with pytest.raises(errors.ConfigMismatchError, match=r"tie_word_embeddings is true, but .* \[300, 64\]"):
+        tensors.check_tensors(config, open_weights(tmp_path))
+
+
 def test_a_missing_head_is_missed_unless_tied(tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
     untied = load_config(make_checkpoint(tmp_path / "untied", tied=False))
 
-    with pytest.raises(errors.TensorMissingError, match=r"lacks 1 of 15 tensors: lm_head\.weight"):
+    with pytest.raises(errors.ConfigMismatchError, match=r"false, but there is no lm_head\.weight"):
         tensors.check_tensors(untied, open_weights(tmp_path))
 
 
@@ -56,16 +75,28 @@ def test_codes_in_place_of_weights(tmp_path: Path) -> None:
     config = load_config(make_checkpoint(tmp_path))
     add(tmp_path, model__norm__weight=np.ones(64, np.uint8))
 
-    with pytest.raises(errors.TensorShapeError, match=r"model\.norm\.weight in model\.safetensors has dtype U8"):
+    with pytest.raises(errors.TensorShapeError, match=r"model\.norm\.weight has dtype U8"):
         tensors.check_tensors(config, open_weights(tmp_path))
 
 
-def test_many_faults_are_counted_and_some_named(tmp_path: Path) -> None:
-    make_checkpoint(tmp_path)
-    deeper = load_config(make_checkpoint(tmp_path / "deeper", layer_count=4))
+def test_tensors_that_are_wrong_in_several_ways_are_all_named(tmp_path: Path) -> None:
+    config = load_config(make_checkpoint(tmp_path))
+    path = tmp_path / "model.safetensors"
+    stored = load_file(path)
+    del stored["model.layers.0.mlp.down_proj.weight"]
+    stored["model.layers.1.self_attn.o_proj.weight"] = np.ones((64, 32), np.float32)
+    stored |= {f"model.layers.{layer}.self_attn.qkv_proj.bias": np.ones(128, np.float32) for layer in (0, 1)}
+    save_file(stored, path)
 
-    with pytest.raises(errors.TensorMissingError, match=r"lacks 12 of 26 tensors: .* and 7 more"):
-        tensors.check_tensors(deeper, open_weights(tmp_path))
+    with pytest.raises(errors.TensorMissingError) as caught:
+        tensors.check_tensors(config, open_weights(tmp_path))
+
+    for fault in (
+        "no file has model.layers.0.mlp.down_proj.weight",
+        "model.layers.1.self_attn.o_proj.weight has shape [64, 32] instead of [64, 64]",
+        "self_attn.qkv_proj.bias of layers 0 to 1 is no part of the model",
+    ):
+        assert fault in caught.value.what
 
 
 def test_values_in_several_blocks_are_all_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

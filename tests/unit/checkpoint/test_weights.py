@@ -123,7 +123,7 @@ def test_a_tensor_in_two_files(tmp_path: Path) -> None:
     index = json.dumps({"weight_map": weight_map})
     (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8")
 
-    with pytest.raises(errors.WeightsHeaderError, match="twice"):
+    with pytest.raises(errors.WeightsDuplicateError, match=r"twice in a\.safetensors and again in b\.safetensors"):
         open_weights(tmp_path)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from phiforge.checkpoint.family import models_of
 from phiforge.checkpoint.fields import Fields, JsonObject, read_json_object
 from phiforge.errors import (
     ArchitectureUnsupportedError,
@@ -30,7 +31,9 @@ class ModelConfig:
         original_max_positions: Positions before the rotary embedding was stretched; None unless it is longrope.
         partial_rotary_factor: Share of each head that is rotated.
         tied_embeddings: Whether the head uses the embedding table, so that no lm_head.weight is stored.
-        stop_ids: Sorted ids that end an answer: those of config.json and generation_config.json, and `<|end|>`.
+        stop_ids: Sorted ids that end an answer: those of config.json and generation_config.json, `<|end|>`, and those
+            of the published models of these shapes.
+        added_stop_ids: Those of `stop_ids` that neither configuration file names.
         dtype: What config.json says the weights are stored in; the weights themselves may differ.
     """
 
@@ -51,6 +54,7 @@ class ModelConfig:
     tied_embeddings: bool
     stop_ids: tuple[int, ...]
     dtype: str
+    added_stop_ids: tuple[int, ...] = ()
 
     @property
     def rotary_size(self) -> int:
@@ -97,15 +101,19 @@ def load_config(folder: Path, *, quantized: bool = False) -> ModelConfig:
     fields = Fields(content)
     if not quantized and quantization is not None:
         fields.faults.append("quantization_config is there, so the weights are quantized already")
-    stop_ids = _stop_ids(folder, fields)
-    config = _build(architecture, fields, stop_ids)
+    named = _named_stop_ids(folder, fields)
+    added_tokens = _added_tokens(folder)
+    end_of_turn = {token_id for token_id, content in (added_tokens or {}).items() if content == END_OF_TURN}
+    if not named | end_of_turn:
+        fields.faults.append("eos_token_id is absent, here and in generation_config.json, so no answer would end")
+    config = _build(architecture, fields, tuple(sorted(named | end_of_turn)))
     if fields.faults:
         raise ConfigInvalidError(
             f"{path} does not describe a model that can be built: {'; '.join(fields.faults)}.",
             why=f"The configuration has {len(fields.faults)} fault(s), all named above.",
             fix="Restore config.json (and generation_config.json) from the model's publisher, or correct these fields.",
         )
-    return config
+    return _with_known_stop_ids(config, named, added_tokens)
 
 
 def require_folder(folder: Path) -> None:
@@ -147,31 +155,33 @@ def _architecture(path: Path, content: JsonObject) -> str:
     )
 
 
-def _stop_ids(folder: Path, fields: Fields) -> tuple[int, ...]:
+def _named_stop_ids(folder: Path, fields: Fields) -> set[int]:
     ids = fields.ids("eos_token_id")
     generation_path = folder / "generation_config.json"
     if generation_path.is_file():
         generation = Fields(_read_object(generation_path))
         ids |= generation.ids("eos_token_id")
         fields.faults.extend(f"generation_config.json: {fault}" for fault in generation.faults)
-    ids |= _end_of_turn_ids(folder)
-    if not ids:
-        fields.faults.append("eos_token_id is absent, here and in generation_config.json, so no answer would end")
-    return tuple(sorted(ids))
+    return ids
 
 
-def _end_of_turn_ids(folder: Path) -> set[int]:
-    path = folder / "tokenizer.json"
+def _added_tokens(folder: Path) -> dict[int, str] | None:
+    """Gives the text of each added token by its id, None where there is no readable tokenizer.json."""
     try:
-        added = read_json_object(path).get("added_tokens")
+        added = read_json_object(folder / "tokenizer.json").get("added_tokens")
     except (FileNotFoundError, ValueError):
-        return set()  # The tokenizer has its own check, with its own error.
-    tokens = Fields(
-        {"id": [t.get("id") for t in added if isinstance(t, dict) and t.get("content") == END_OF_TURN]}
-        if isinstance(added, list)
-        else {}
-    )
-    return tokens.ids("id")
+        return None  # The tokenizer has its own check, with its own error.
+    tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    return {number: str(token.get("content")) for token in tokens for number in Fields(token).ids("id")}
+
+
+def _with_known_stop_ids(config: ModelConfig, named: set[int], added_tokens: dict[int, str] | None) -> ModelConfig:
+    """Adds the stop ids that published models of these shapes have, unless the tokenizer has no such token."""
+    known = {stop for model in models_of(config) for stop in model.stop_ids}
+    if added_tokens is not None:
+        known &= added_tokens.keys()
+    stop_ids = tuple(sorted({*config.stop_ids, *known}))
+    return replace(config, stop_ids=stop_ids, added_stop_ids=tuple(stop for stop in stop_ids if stop not in named))
 
 
 def _build(architecture: str, fields: Fields, stop_ids: tuple[int, ...]) -> ModelConfig:

@@ -4,25 +4,47 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 JsonObject = Mapping[str, object]
 
 
-def read_json_object(path: Path) -> JsonObject:
+class RepeatedKeysError(ValueError):
+    """An object of a JSON file has the same key more than once."""
+
+    def __init__(self, keys: list[str]) -> None:
+        super().__init__(f"it has {', '.join(keys)} more than once")
+        self.keys = keys
+
+
+def read_json_object(path: Path, *, unique: bool = False) -> JsonObject:
     """Reads a file that holds one JSON object.
 
+    Args:
+        path: The file.
+        unique: Whether a key that comes twice in one object is an error; otherwise the last one counts.
+
     Raises:
+        RepeatedKeysError: A key comes twice and `unique` is asked for.
         ValueError: The file is not UTF-8, not JSON, or holds something else than an object.
     """
     try:
-        content: object = json.loads(path.read_bytes())
+        content: object = json.loads(path.read_bytes(), object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"it holds a JSON {type(content).__name__}, not an object")
     return content
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    counts = Counter(key for key, _ in pairs)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise RepeatedKeysError(repeated)
+    return dict(pairs)
 
 
 class Fields:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phiforge.checkpoint.config import ModelConfig, load_config
-from phiforge.checkpoint.family import family_of
+from phiforge.checkpoint.family import Model, family_of, identify
 from phiforge.checkpoint.tensors import check_finite, check_tensors, expected_tensors
-from phiforge.checkpoint.tokenizer import TokenizerFacts, check_tokenizer, tokenizer_files
+from phiforge.checkpoint.tokenizer import TokenizerFacts, check_tokenizer, read_chat_template, tokenizer_files
 from phiforge.checkpoint.weights import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -32,6 +32,7 @@ class CheckpointFacts:
         folder: Where it lies.
         name: The folder's own name.
         family: A name of `FAMILIES`, or "phi3".
+        models: The published model it is; several where nothing tells them apart, none where it is no known one.
         config: Its configuration.
         parameter_count: Weights of the model; a tied embedding counts once.
         weight_bytes: Bytes of these weights as stored.
@@ -45,6 +46,7 @@ class CheckpointFacts:
     folder: Path
     name: str
     family: str
+    models: tuple[Model, ...]
     config: ModelConfig
     parameter_count: int
     weight_bytes: int
@@ -53,6 +55,11 @@ class CheckpointFacts:
     tokenizer: TokenizerFacts
     files: tuple[tuple[str, int], ...]
     licence_file: str | None
+
+    @property
+    def model_name(self) -> str | None:
+        """The published model's name, "A or B" where nothing tells two apart, None for no known model."""
+        return " or ".join(model.name for model in self.models) or None
 
 
 def inspect_checkpoint(folder: Path, *, scan: bool = True) -> CheckpointFacts:
@@ -75,10 +82,12 @@ def inspect_checkpoint(folder: Path, *, scan: bool = True) -> CheckpointFacts:
         check_finite(weights, names)
     tensors = tuple(weights.info(name) for name in names)
     files = build_files(folder)
+    name = folder.resolve().name
     return CheckpointFacts(
         folder=folder,
-        name=folder.resolve().name,
+        name=name,
         family=family_of(config),
+        models=identify(config, name=name, chat_template=read_chat_template(folder)),
         config=config,
         parameter_count=sum(math.prod(shape) for shape in expected_tensors(config).values()),
         weight_bytes=sum(tensor_bytes(info) for info in tensors),
@@ -97,8 +106,8 @@ def fingerprint(folder: Path) -> str:
     build reads, such as a README, do not count. Reads all weights.
 
     Raises:
-        CheckpointNotFoundError, PickleWeightsError, TensorMissingError, UnsafePathError, WeightsHeaderError: The
-            weights files cannot be listed.
+        CheckpointNotFoundError, PickleWeightsError, TensorMissingError, UnsafePathError, WeightsDuplicateError,
+            WeightsHeaderError: The weights files cannot be listed.
     """
     return hash_listing({path.name: hash_file(path) for path in build_files(folder)})
 
@@ -107,8 +116,8 @@ def build_files(folder: Path) -> tuple[Path, ...]:
     """Lists the files that matter to a build, sorted by name: configuration, weights, tokenizer and licence.
 
     Raises:
-        CheckpointNotFoundError, PickleWeightsError, TensorMissingError, UnsafePathError, WeightsHeaderError: The
-            weights files cannot be listed.
+        CheckpointNotFoundError, PickleWeightsError, TensorMissingError, UnsafePathError, WeightsDuplicateError,
+            WeightsHeaderError: The weights files cannot be listed.
     """
     files = {*weight_files(folder), *tokenizer_files(folder)}
     index = (INDEX_FILE,) if not (folder / SINGLE_FILE).is_file() else ()

@@ -98,7 +98,7 @@ class Writer:
         if first_row * slot.row_bytes + data.nbytes > slot.length:
             raise ValueError(f"{name}: rows from {first_row} overrun the tensor")
         self._file.seek(slot.offset + first_row * slot.row_bytes)
-        self._file.write(data.tobytes())
+        self._file.write(data.reshape(-1).view(np.uint8).data)
 
     def __enter__(self) -> Writer:
         return self

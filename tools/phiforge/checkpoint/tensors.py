@@ -8,15 +8,22 @@ from collections.abc import Iterable
 import numpy as np
 
 from phiforge.checkpoint.config import ModelConfig
+from phiforge.checkpoint.disagreements import EMBEDDING, HEAD, Faults, find_faults, grouped, sizes_of
 from phiforge.checkpoint.weights import FLOAT_DTYPES, Weights
-from phiforge.errors import TensorMissingError, TensorShapeError, WeightsNotFiniteError
+from phiforge.errors import (
+    ConfigMismatchError,
+    PhiforgeError,
+    TensorMissingError,
+    TensorShapeError,
+    WeightsNotFiniteError,
+)
 
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
 SCAN_BYTES = 32 << 20
 
 _ROTARY_BUFFER = re.compile(r"(.*\.)?rotary_emb\.(long_|short_|original_)?inv_freq")
-_NAMED_AT_MOST = 5
+# Rows of a stored head that are held against the embedding it is said to be tied to. A head trained apart differs in
+# every row; to read all of them would double the reading of a large vocabulary.
+_TIE_ROWS = 64
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -24,64 +31,86 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     Query, key and value are one projection, and so are gate and up. The head is there only when it is not tied.
     """
-    hidden, inner = config.hidden_size, config.intermediate_size
-    query = config.head_count * config.head_size
-    key_value = config.kv_head_count * config.head_size
-    tensors: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
-    for layer in range(config.layer_count):
-        prefix = f"model.layers.{layer}"
-        tensors |= {
-            f"{prefix}.input_layernorm.weight": (hidden,),
-            f"{prefix}.self_attn.qkv_proj.weight": (query + 2 * key_value, hidden),
-            f"{prefix}.self_attn.o_proj.weight": (hidden, query),
-            f"{prefix}.post_attention_layernorm.weight": (hidden,),
-            f"{prefix}.mlp.gate_up_proj.weight": (2 * inner, hidden),
-            f"{prefix}.mlp.down_proj.weight": (hidden, inner),
-        }
-    tensors["model.norm.weight"] = (hidden,)
-    if not config.tied_embeddings:
-        tensors[HEAD] = (config.vocab_size, hidden)
-    return tensors
+    return sizes_of(config).shapes()
 
 
 def check_tensors(config: ModelConfig, weights: Weights) -> tuple[str, ...]:
     """Checks that the weights are the tensors the configuration calls for, and no others.
 
-    Two kinds of further tensors are allowed, because transformers ignores them too: the head of a model whose
-    embeddings are tied, and buffers of the rotary embedding.
+    Two kinds of further tensors are allowed, because transformers ignores them too: a copy of the embedding as the head
+    of a model whose embeddings are tied, and buffers of the rotary embedding. Everything wrong is named in one error.
 
     Returns:
         The names of these ignored tensors, sorted.
 
     Raises:
+        ConfigMismatchError: The tensors are those of another configuration.
         TensorMissingError: A tensor is in no file.
         TensorShapeError: A tensor has another shape, is no floating-point tensor, or was not called for.
     """
-    expected = expected_tensors(config)
-    missing = [name for name in expected if name not in weights.names]
-    if missing:
-        raise TensorMissingError(
-            f"The checkpoint {weights.folder} lacks {len(missing)} of {len(expected)} tensors: {_some(missing)}.",
-            why=f"config.json calls for {config.layer_count} layers with six tensors each, embedding, norm and head.",
+    buffers = [name for name in weights.names if _ROTARY_BUFFER.fullmatch(name)]
+    faults = find_faults(config, {name: weights.info(name).shape for name in weights.names if name not in buffers})
+    faults.fields.extend(_tie_faults(config, weights))
+    faults.wrong.extend(_dtype_faults(weights, [name for name in expected_tensors(config) if name in weights.names]))
+    if faults.all():
+        raise _error(weights, faults)
+    spare_head = [HEAD] if config.tied_embeddings and HEAD in weights.names else []
+    return tuple(sorted(buffers + spare_head))
+
+
+def _error(weights: Weights, faults: Faults) -> PhiforgeError:
+    listed = "; ".join(faults.all())
+    if faults.fields:
+        return ConfigMismatchError(
+            f"config.json and the tensors of the checkpoint {weights.folder} disagree: {listed}.",
+            why="They are of different models, or of different releases of one model.",
+            fix="Restore the config.json that belongs to these weights, or download the weights again.",
+        )
+    if faults.missing:
+        return TensorMissingError(
+            f"The checkpoint {weights.folder} lacks tensors: {listed}.",
+            why="config.json calls for them, and everything else says that it is right.",
             fix="Download the weights again, or restore the config.json that belongs to them.",
         )
-    wrong = [fault for name, shape in expected.items() for fault in _faults(weights, name, shape)]
-    if wrong:
-        raise TensorShapeError(
-            f"{len(wrong)} tensor(s) of the checkpoint {weights.folder} do not fit config.json: {_some(wrong)}.",
-            why="Weights and config.json are of different models, or the weights are quantized already.",
-            fix="Restore the config.json that belongs to these weights.",
-        )
-    further = sorted(set(weights.names) - set(expected))
-    ignored = tuple(name for name in further if _is_ignored(name, config))
-    unexpected = [f"{name} in {weights.info(name).file}" for name in further if name not in ignored]
-    if unexpected:
-        raise TensorShapeError(
-            f"The checkpoint {weights.folder} has {len(unexpected)} tensor(s) too many: {_some(unexpected)}.",
-            why="config.json does not call for them, and a tensor that is left out would change the model unnoticed.",
-            fix="Restore the config.json that belongs to these weights, or merge adapters into the weights first.",
-        )
-    return ignored
+    return TensorShapeError(
+        f"The checkpoint {weights.folder} has tensors that do not fit: {listed}.",
+        why="Either the weights were changed, by quantization or an adapter, or config.json is of another model. "
+        "A tensor that is left out would change the model unnoticed.",
+        fix="Use the original weights with their own config.json, or merge adapters into the weights first.",
+    )
+
+
+def _tie_faults(config: ModelConfig, weights: Weights) -> list[str]:
+    """Says whether a head is stored that is not the embedding, although config.json says that it is."""
+    if not config.tied_embeddings or not {HEAD, EMBEDDING} <= set(weights.names):
+        return []
+    head, table = weights.info(HEAD), weights.info(EMBEDDING)
+    said = f"tie_word_embeddings is true, but {HEAD}"
+    if head.shape != table.shape:
+        return [f"{said} has shape {list(head.shape)} and {EMBEDDING} {list(table.shape)}"]
+    if not {head.dtype, table.dtype} <= set(FLOAT_DTYPES) or len(head.shape) != 2:
+        return []  # Neither can be read, and both are faults of their own.
+    rows = sorted({int(row) for row in np.linspace(0, head.shape[0] - 1, _TIE_ROWS)})
+    differing = (row for row in rows if not _same_row(weights, row))
+    row = next(differing, None)
+    return [] if row is None else [f"{said} is another tensor than {EMBEDDING}: row {row} differs"]
+
+
+def _same_row(weights: Weights, row: int) -> bool:
+    head, table = (weights.read_rows(name, row, row + 1) for name in (HEAD, EMBEDDING))
+    return bool(np.array_equal(head, table, equal_nan=True))
+
+
+def _dtype_faults(weights: Weights, names: list[str]) -> list[str]:
+    by_dtype: dict[str, list[str]] = {}
+    for name in names:
+        by_dtype.setdefault(weights.info(name).dtype, []).append(name)
+    return [
+        f"{name} has dtype {dtype} instead of one of {', '.join(FLOAT_DTYPES)}"
+        for dtype, found in by_dtype.items()
+        if dtype not in FLOAT_DTYPES
+        for name in grouped(found)
+    ]
 
 
 def check_finite(weights: Weights, names: Iterable[str] | None = None) -> None:
@@ -119,22 +148,3 @@ def _count_not_finite(weights: Weights, name: str) -> tuple[int, int]:
         first_row = start + int(bad_rows[0]) if count == 0 else first_row
         count += int(finite.size - np.count_nonzero(finite))
     return first_row, count
-
-
-def _faults(weights: Weights, name: str, shape: tuple[int, ...]) -> list[str]:
-    info = weights.info(name)
-    faults = []
-    if info.shape != shape:
-        faults.append(f"{name} in {info.file} has shape {list(info.shape)} instead of {list(shape)}")
-    if info.dtype not in FLOAT_DTYPES:
-        faults.append(f"{name} in {info.file} has dtype {info.dtype} instead of one of {', '.join(FLOAT_DTYPES)}")
-    return faults
-
-
-def _is_ignored(name: str, config: ModelConfig) -> bool:
-    return (name == HEAD and config.tied_embeddings) or _ROTARY_BUFFER.fullmatch(name) is not None
-
-
-def _some(items: list[str]) -> str:
-    more = len(items) - _NAMED_AT_MOST
-    return ", ".join(items[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

@@ -77,9 +77,26 @@ def check_tokenizer(folder: Path, config: ModelConfig) -> TokenizerFacts:
     return TokenizerFacts(
         vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),
         special_ids={content: token_id for token_id, content in special},
-        has_chat_template=_has_chat_template(folder),
+        has_chat_template=read_chat_template(folder) is not None,
         sha256=hash_listing({path.name: hash_file(path) for path in tokenizer_files(folder)}),
     )
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """Gives the text of the chat template, from a file of its own or from tokenizer_config.json; None without one.
+
+    Raises:
+        TokenizerMismatchError: tokenizer_config.json cannot be read.
+    """
+    file = folder / CHAT_TEMPLATE_FILE
+    if file.is_file():
+        return file.read_text(encoding="utf-8", errors="replace")
+    path = folder / TOKENIZER_CONFIG_FILE
+    template = _read_config(path).get("chat_template") if path.is_file() else None
+    if isinstance(template, list):  # Several, by name; the one called default is meant.
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+        template = named.get("default") or next(iter(named.values()), None)
+    return str(template) if template else None
 
 
 def _load(path: Path) -> Tokenizer:
@@ -97,15 +114,6 @@ def _load(path: Path) -> Tokenizer:
             why=f"The tokenizers library says: {error}.",
             fix=_FIX,
         ) from error
-
-
-def _has_chat_template(folder: Path) -> bool:
-    if (folder / CHAT_TEMPLATE_FILE).is_file():
-        return True
-    path = folder / TOKENIZER_CONFIG_FILE
-    if not path.is_file():
-        return False
-    return bool(_read_config(path).get("chat_template"))
 
 
 def _read_config(path: Path) -> JsonObject:

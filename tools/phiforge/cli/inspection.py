@@ -9,6 +9,8 @@ from rich.table import Table
 from phiforge.cli.render import size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from phiforge.checkpoint.inspect import CheckpointFacts
@@ -21,6 +23,7 @@ def show_checkpoint(facts: CheckpointFacts, out: Console) -> None:
     table = Table(show_header=False, title=f"checkpoint {facts.name}: sound")
     rows = {
         "family": facts.family,
+        "model": facts.model_name or "none that phiforge knows",
         "architecture": config.architecture,
         "parameters": f"{facts.parameter_count:,}",
         "weights": f"{size(facts.weight_bytes)} in {len(facts.tensors)} tensors of {config.dtype}",
@@ -29,14 +32,26 @@ def show_checkpoint(facts: CheckpointFacts, out: Console) -> None:
         "positions": f"{config.max_positions:,} ({config.rope_kind}"
         + (f", original {config.original_max_positions:,})" if config.original_max_positions else ")"),
         "rotary": f"{config.rotary_size} of {config.head_size} dimensions, theta {config.rope_theta:g}",
-        "vocabulary": f"{config.vocab_size:,}, {'tied' if config.tied_embeddings else 'untied'}, stops at "
-        + ", ".join(map(str, config.stop_ids)),
+        "vocabulary": f"{config.vocab_size:,}, {'tied' if config.tied_embeddings else 'untied'}",
+        "stop ids": ", ".join(map(str, config.stop_ids)) + _added(config.added_stop_ids),
         "chat template": "yes" if facts.tokenizer.has_chat_template else "no",
+        "reasoning": _reasoning(facts),
         "licence": facts.licence_file or "none found",
     }
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
+
+
+def _added(stop_ids: Sequence[int]) -> str:
+    return f" ({', '.join(map(str, stop_ids))} not named by its configuration)" if stop_ids else ""
+
+
+def _reasoning(facts: CheckpointFacts) -> str:
+    thinks = {model.reasoning for model in facts.models}
+    if thinks == {True}:
+        return "thinks before it answers; the model card gives a system prompt"
+    return "no" if thinks == {False} else "not known"
 
 
 def show_variant(variant: InspectedVariant, out: Console) -> None:

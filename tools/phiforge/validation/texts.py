@@ -1,61 +1,18 @@
-"""Held-out data: texts to score and questions to answer, JSONL files checked line by line."""
+"""Held-out data: texts to score and questions to answer, JSONL files."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import TYPE_CHECKING
 
 from phiforge import errors
+from phiforge.texts import Message, Question, Task, Text, read_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-
-class Line(BaseModel):
-    """Base of a JSONL line: frozen, unknown keys forbidden, no silent conversion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Text(Line):
-    """One text to score."""
-
-    id: str
-    text: str = Field(min_length=1)
-
-
-class Message(Line):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-
-class Question(Line):
-    """One question with the only right answer."""
-
-    id: str
-    messages: list[Message] = Field(min_length=1)
-    answer: str
-
-    def conversation(self) -> list[dict[str, str]]:
-        """Return the messages as plain dictionaries."""
-        return [{"role": message.role, "content": message.content} for message in self.messages]
-
-
-@dataclass(frozen=True)
-class Task:
-    """The questions of one file; the task has the file's name."""
-
-    name: str
-    questions: tuple[Question, ...]
-
-
-AnyLine = TypeVar("AnyLine", Text, Question)
+__all__ = ["Message", "Question", "Task", "Text", "load_tasks", "load_texts", "sha256_of", "task_files"]
 
 
 def load_texts(path: Path) -> tuple[Text, ...]:
@@ -64,7 +21,7 @@ def load_texts(path: Path) -> tuple[Text, ...]:
     Raises:
         EvidenceInvalidError: The file cannot be read, a line breaks the schema, or an id comes twice.
     """
-    return tuple(_read(path, Text))
+    return tuple(read_lines(path, Text, _invalid))
 
 
 def load_tasks(folder: Path) -> tuple[Task, ...]:
@@ -76,7 +33,7 @@ def load_tasks(folder: Path) -> tuple[Task, ...]:
     files = task_files(folder)
     if not files:
         raise _invalid(str(folder), "it holds no .jsonl file")
-    return tuple(Task(name=file.stem, questions=tuple(_read(file, Question))) for file in files)
+    return tuple(Task(name=file.stem, questions=tuple(read_lines(file, Question, _invalid))) for file in files)
 
 
 def task_files(folder: Path) -> list[Path]:
@@ -91,37 +48,6 @@ def sha256_of(files: Sequence[Path]) -> str:
         whole.update(file.name.encode("utf-8") + b"\0")
         whole.update(hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
-
-
-def _read(path: Path, kind: type[AnyLine]) -> list[AnyLine]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _invalid(str(path), str(error)) from error
-    found = [_parse(path, number, line, kind) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not found:
-        raise _invalid(str(path), "it is empty")
-    twice = _repeated(item.id for item in found)
-    if twice:
-        raise _invalid(str(path), f"the id {twice!r} comes twice")
-    return found
-
-
-def _parse(path: Path, number: int, line: str, kind: type[AnyLine]) -> AnyLine:
-    try:
-        return kind.model_validate_json(line)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'line'}: {fault['msg']}" for fault in error.errors())
-        raise _invalid(f"{path}, line {number}", faults) from error
-
-
-def _repeated(ids: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in ids:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
 
 
 def _invalid(where: str, why: str) -> errors.EvidenceInvalidError:
