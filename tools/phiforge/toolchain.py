@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PACKAGES = ("olive-ai", "onnxruntime-genai", "onnx-ir", "onnx", "numpy", "safetensors", "torch", "transformers")
+PACKAGES = (
+    "olive-ai",
+    "onnxruntime-genai",
+    "onnx-ir",
+    "onnx",
+    "numpy",
+    "numba",
+    "safetensors",
+    "torch",
+    "transformers",
+)
 # Modules whose code decides which bytes a variant has.
-CODE = ("checkpoint", "graph", "olive", "quantize", "pipeline.py", "plan.py")
+CODE = ("checkpoint", "decoder", "graph", "olive", "quantize", "pipeline.py", "plan.py")
 
 
 def toolchain() -> dict[str, str]:

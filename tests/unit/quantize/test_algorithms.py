@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from phiforge.quantize import blocks
-from phiforge.quantize.algorithms import ALGORITHMS, quantize_rows
+from phiforge.quantize import algorithms, blocks
+from phiforge.quantize.algorithms import ALGORITHMS, quantize_packed, quantize_rows
+from phiforge.quantize.packing import pack
 from phiforge.quantize.spec import Quantized, QuantSpec
 
-SPECS = [QuantSpec(4, 32, symmetric=False), QuantSpec(8, 64, symmetric=True)]
+SPECS = [
+    QuantSpec(4, 32, symmetric=False),
+    QuantSpec(8, 64, symmetric=True),
+    QuantSpec(4, 16, symmetric=False, per_channel=True),
+]
 
 
 def assert_same(one: Quantized, other: Quantized) -> None:
@@ -59,6 +65,39 @@ def test_an_error_in_a_thread_comes_through() -> None:
 
     with pytest.raises(ValueError, match="not finite"):
         quantize_rows(weight, SPECS[0], "rtn", threads=2)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_names_rows_of_the_whole_weight(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algorithms, "_PART_WEIGHTS", 64)
+    weight = np.ones((64, 32), np.float32)
+    weight[37, 0] = np.inf
+
+    with pytest.raises(ValueError, match="rows 36 to 37 "):
+        quantize_rows(weight, SPECS[0], "k-quant", threads)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_packed_is_the_same_packed(algorithm: str, spec: QuantSpec, dtype: type, threads: int) -> None:
+    # Five blocks a row: an odd number of zero points.
+    weight = np.random.default_rng(3).standard_normal((61, 320), dtype=np.float32)[:, : 5 * spec.block_size]
+    weight = weight.astype(dtype)
+    packed = quantize_packed(weight, spec, algorithm, threads)
+    quantized = quantize_rows(weight.astype(np.float32), spec, algorithm)
+
+    np.testing.assert_array_equal(packed.codes, pack(quantized.codes, spec.bits))
+    np.testing.assert_array_equal(packed.scales, quantized.scales)
+    assert (packed.zero_points is None) == (quantized.zero_points is None)
+    if packed.zero_points is not None and quantized.zero_points is not None:
+        np.testing.assert_array_equal(packed.zero_points, pack(quantized.zero_points, spec.bits))
+
+
+def test_packed_refuses_other_dtypes() -> None:
+    with pytest.raises(ValueError, match="float64"):
+        quantize_packed(np.ones((1, 32)), SPECS[0], "rtn")
 
 
 def test_unknown_algorithm_is_refused_with_the_known_ones() -> None:

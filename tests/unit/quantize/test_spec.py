@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from phiforge.quantize.spec import Quantized, QuantSpec, bits_per_weight, dequantize
+from phiforge.quantize.spec import Quantized, QuantSpec, bits_per_weight, dequantize, distinct_bits_per_weight
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,14 @@ def test_refuses_what_no_kernel_runs(bits: int, block_size: int, message: str) -
 )
 def test_counts_bits_with_scales_and_zero_points(spec: QuantSpec, scale_bits: int, expected: float) -> None:
     assert bits_per_weight(spec, scale_bits) == expected
+
+
+def test_counts_distinct_bits_with_one_scale_a_row_per_channel() -> None:
+    per_channel = QuantSpec(4, 32, symmetric=False, per_channel=True)
+
+    assert bits_per_weight(per_channel) == 5.125
+    assert distinct_bits_per_weight(per_channel, 1024) == 4 + 36 / 1024
+    assert distinct_bits_per_weight(QuantSpec(4, 32, symmetric=False), 1024) == 5.125
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

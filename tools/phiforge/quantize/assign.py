@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from phiforge import errors
-from phiforge.quantize.mixed import bits_for
+from phiforge.quantize.mixed import MIXED_BITS, bits_for
 from phiforge.quantize.spec import QuantSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 LM_HEAD = "lm_head"
 EMBEDDING = "model.embed_tokens"
@@ -25,6 +25,8 @@ def assign_specs(
     mixed: str,
     lm_head_bits: int,
     embedding_bits: int,
+    per_channel: bool = False,
+    int8_modules: Collection[str] = (),
 ) -> dict[str, QuantSpec]:
     """Return the quantization of every module.
 
@@ -37,6 +39,8 @@ def assign_specs(
         mixed: Name of the rule that gives some decoder weights 8 bits.
         lm_head_bits: Bits of an untied head.
         embedding_bits: Bits of the embedding table, which a tied head shares.
+        per_channel: Whether all blocks of a row share one scale.
+        int8_modules: Modules that get 8 bits whatever the rule says.
 
     Raises:
         PipelineInvalidError: A weight's columns do not divide into blocks.
@@ -49,11 +53,13 @@ def assign_specs(
             fix="Choose a smaller block_size in the pipeline: 16, 32, 64, 128 or 256.",
         )
     own = {LM_HEAD: lm_head_bits, EMBEDDING: embedding_bits}
+
+    def bits_of(name: str) -> int:
+        if name in int8_modules:
+            return MIXED_BITS
+        return own[name] if name in own else bits_for(mixed, name, layer_count, bits)
+
     return {
-        name: QuantSpec(
-            bits=own[name] if name in own else bits_for(mixed, name, layer_count, bits),
-            block_size=block_size,
-            symmetric=symmetric,
-        )
+        name: QuantSpec(bits=bits_of(name), block_size=block_size, symmetric=symmetric, per_channel=per_channel)
         for name in shapes
     }

@@ -1,83 +1,85 @@
-"""The frame all algorithms run in: a weight goes through in chunks of rows, with one block per column.
+"""The frame all algorithms run in: find scale and zero point of every block, then round each weight to its code.
 
-Inside a chunk the array is [g, n]: the g weights of a block below each other, the n blocks side by side. NumPy then
-works on long contiguous rows, which is three times as fast as blocks of 32 along the last axis. A chunk stays in the
-cache, and so does everything an algorithm derives from it, which also bounds the memory.
+A weight goes through in chunks of rows. They bound the memory, their rows are what an error message names, and between
+two of them the interpreter can be interrupted.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phiforge.errors import DependencyMissingError
 from phiforge.quantize.spec import Quantized, QuantSpec, check_shape
 
 Floats = NDArray[np.float32]
 
-CHUNK_WEIGHTS = 1 << 16
-# The smallest normal float32. A scale below it loses digits and its reciprocal overflows.
-SMALLEST_SCALE = np.finfo(np.float32).tiny
+# So many that threads seldom wait for the interpreter: passing its lock on takes as long as 100,000 codes.
+CHUNK_WEIGHTS = 1 << 20
+
+# From float32 [n, g] to float32 [2, n], scales and zero points. Each block counts for itself, so that the result does
+# not depend on where the chunks are cut.
+ParameterFinder = Callable[[Floats, QuantSpec], Floats]
 
 
-class Columns(NamedTuple):
-    """n quantized blocks.
+class NotFiniteError(ValueError):
+    """A weight holds values that are not finite.
 
     Attributes:
-        codes: float32 [g, n], whole numbers from 0 to spec.max_code.
-        scales: float32 [n].
-        zeros: float32 [n], whole numbers from 0 to spec.max_code.
+        first: Where the rows begin that were quantized together.
+        last: Where they end; this row is one of them.
     """
 
-    codes: Floats
-    scales: Floats
-    zeros: Floats
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__(f"rows {first} to {last} of the weight hold values that are not finite")
+        self.first, self.last = first, last
 
 
-ColumnQuantizer = Callable[[Floats, QuantSpec], Columns]
-
-
-def quantize_by_chunks(weight: Floats, spec: QuantSpec, quantize_columns: ColumnQuantizer) -> Quantized:
+def quantize_by_chunks(weight: Floats, spec: QuantSpec, find_parameters: ParameterFinder) -> Quantized:
     """Quantizes a weight chunk by chunk.
 
     Args:
         weight: float32 [N, K], not changed.
         spec: The specification.
-        quantize_columns: Quantizes the blocks of one chunk, each independently of its neighbours, so that the result
-            does not depend on where the chunks are cut.
+        find_parameters: Finds the parameters of the blocks of one chunk; with `spec.per_channel` a block is a row.
 
     Raises:
+        DependencyMissingError: numba is not installed.
         ValueError: The weight is not float32, has no whole blocks, or holds a value that is not finite.
     """
     rows, columns = check_shape(weight.shape, spec)
     if weight.dtype != np.float32:
         raise ValueError(f"the weight has dtype {weight.dtype}; float32 is needed")
-    blocks = columns // spec.block_size
+    require_numba()
+    from phiforge.quantize.kernels import encode as encode_blocks
+
+    size = columns if spec.per_channel else spec.block_size
     codes = np.empty((rows, columns), np.uint8)
-    scales = np.empty((rows, blocks), np.float32)
-    zeros = None if spec.symmetric else np.empty((rows, blocks), np.uint8)
+    parameters = np.empty((2, rows, columns // size), np.float32)
     step = max(1, CHUNK_WEIGHTS // columns)
     for start in range(0, rows, step):
         chunk = slice(start, min(start + step, rows))
-        # Values that are not finite are found by their scales below, and NumPy need not warn about them.
-        with np.errstate(over="ignore", invalid="ignore"):
-            done = quantize_columns(_to_columns(weight[chunk], spec.block_size), spec)
-        scales[chunk] = done.scales.reshape(-1, blocks)
-        if not np.isfinite(scales[chunk]).all():
-            raise ValueError(f"rows {chunk.start} to {chunk.stop - 1} of the weight hold values that are not finite")
-        codes[chunk] = done.codes.astype(np.uint8).T.reshape(-1, columns)
-        if zeros is not None:
-            zeros[chunk] = done.zeros.reshape(-1, blocks)
-    return Quantized(codes, scales, zeros, spec)
+        blocks = contiguous(weight[chunk]).reshape(-1, size)
+        found = find_parameters(blocks, spec)
+        if not np.isfinite(found[0]).all():
+            raise NotFiniteError(chunk.start, chunk.stop - 1)
+        encode_blocks(blocks, found, np.float32(spec.max_code), spec.symmetric, codes[chunk].reshape(-1, size))
+        parameters[:, chunk] = found.reshape(2, -1, columns // size)
+    if spec.per_channel:
+        parameters = parameters.repeat(columns // spec.block_size, axis=2)
+    zeros = None if spec.symmetric else parameters[1].astype(np.uint8)
+    return Quantized(codes, parameters[0], zeros, spec)
 
 
 def encode(columns: Floats, scales: Floats, zeros: Floats, spec: QuantSpec) -> Floats:
-    """Gives the nearest codes, clip(round(w / scale + zero)), as float32 [g, n].
+    """Gives the nearest codes, clip(round(w / scale + zero)), as float32 [g, n] for n blocks below each other.
 
     Halves go to the even code where blocks are asymmetric, as in Olive, and up where they are symmetric, as in ONNX
-    Runtime, which also multiplies by 1 / scale; both to the bit.
+    Runtime, which also multiplies by 1 / scale; both to the bit. For algorithms that change weights between codes;
+    `quantize_by_chunks` has the same in compiled form.
     """
     if spec.symmetric:
         codes: Floats = columns * np.reciprocal(scales)
@@ -91,22 +93,20 @@ def encode(columns: Floats, scales: Floats, zeros: Floats, spec: QuantSpec) -> F
     return codes
 
 
-def sum_blocks(values: Floats) -> Floats:
-    """Sums each column of [g, n] in pairs, then pairs of pairs, and so on; `values` is used up.
+def contiguous(values: Floats) -> Floats:
+    """Gives the values as the compiled code wants them; a copy where they are strided or read-only."""
+    return np.require(values, np.float32, ["C", "A", "W"])
 
-    The order of the additions is fixed by g alone. NumPy's own sum picks an order by the whole shape, so its last bits
-    would change with the size of the chunk.
 
-    Returns:
-        float32 [n], a view into `values`.
+def require_numba() -> None:
+    """Raises unless the compiled code can be imported.
+
+    Raises:
+        DependencyMissingError: numba is not installed.
     """
-    height = values.shape[0]
-    while height > 1:
-        height //= 2
-        np.add(values[:height], values[height : 2 * height], out=values[:height])
-    total: Floats = values[0]
-    return total
-
-
-def _to_columns(rows: Floats, block_size: int) -> Floats:
-    return np.ascontiguousarray(rows.reshape(-1, block_size).T)
+    if importlib.util.find_spec("numba") is None:
+        raise DependencyMissingError(
+            "Quantizing needs numba, which is not installed.",
+            why="The light install validates and runs packages; it does not build them.",
+            fix='pip install -c constraints.txt "phiforge[build,cpu]"',
+        )

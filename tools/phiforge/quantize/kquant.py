@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from phiforge.quantize.blocks import SMALLEST_SCALE, Columns, Floats, encode, quantize_by_chunks, sum_blocks
-from phiforge.quantize.rtn import block_ranges, rtn_columns, signed_extremes
+from phiforge.quantize.blocks import Floats, quantize_by_chunks
+from phiforge.quantize.rtn import rtn_parameters
 from phiforge.quantize.spec import Quantized, QuantSpec
 
 # llama.cpp's grids, in codes: how far the scale is stretched or shrunk around the one that just covers the range.
 _ASYMMETRIC_OFFSETS = tuple(-1.0 + 0.1 * step for step in range(20))
 _SYMMETRIC_OFFSETS = tuple(0.1 * step for step in range(-9, 10))
+_DEFAULT_IMPORTANCE = np.empty((0, 0), np.float32)
 
 
 def quantize_kquant(weight: Floats, spec: QuantSpec) -> Quantized:
@@ -33,96 +32,34 @@ def quantize_kquant(weight: Floats, spec: QuantSpec) -> Quantized:
         spec: The specification.
 
     Raises:
+        DependencyMissingError: numba is not installed.
         ValueError: The weight is not float32, has no whole blocks, or holds a value that is not finite.
     """
-    return quantize_by_chunks(weight, spec, kquant_columns)
+    return quantize_by_chunks(weight, spec, kquant_parameters)
 
 
-def kquant_columns(columns: Floats, spec: QuantSpec) -> Columns:
-    """Quantizes the blocks of one chunk, float32 [g, n]."""
-    plain = rtn_columns(columns, spec)
-    importance = np.abs(columns)
-    importance += np.sqrt(sum_blocks(columns * columns) / np.float32(len(columns)))
-    scales, zeros = _search(columns, importance, plain, spec)
-    found = _refit(columns, importance, scales, zeros, spec)
-    better = _error(columns, importance, found) < _error(columns, importance, plain)
-    return Columns(
-        np.where(better, found.codes, plain.codes),
-        np.where(better, found.scales, plain.scales),
-        np.where(better, found.zeros, plain.zeros),
+def kquant_parameters(blocks: Floats, spec: QuantSpec, importance: Floats | None = None) -> Floats:
+    """Finds scales and zero points, float32 [2, n], of contiguous blocks, float32 [n, g], g a multiple of 4.
+
+    `importance`, contiguous float32 [n, g], replaces rms(block) + |w|.
+    """
+    from phiforge.quantize.kernels import search_parameters
+
+    out = rtn_parameters(blocks, spec)
+    search_parameters(
+        blocks,
+        _DEFAULT_IMPORTANCE if importance is None else importance,
+        _numerators(spec),
+        np.float32(spec.max_code),
+        np.float32(spec.middle_code),
+        spec.symmetric,
+        out,
     )
+    return out
 
 
-def _candidates(columns: Floats, spec: QuantSpec) -> Iterator[tuple[Floats, Floats]]:
-    """Yields the candidates: reciprocal scales and zero points, float32 [n] each."""
+def _numerators(spec: QuantSpec) -> Floats:
+    """Gives what the extent of a block is divided by for each candidate scale, float32 [candidates]."""
     if spec.symmetric:
-        extremes = signed_extremes(columns, spec)
-        for offset in _SYMMETRIC_OFFSETS:
-            yield np.float32(-spec.middle_code - offset) / extremes, np.full_like(extremes, spec.middle_code)
-        return
-    low, high = block_ranges(columns, spec)
-    for offset in _ASYMMETRIC_OFFSETS:
-        reciprocals = np.float32(spec.max_code + offset) / (high - low)
-        yield reciprocals, np.clip(np.rint(-low * reciprocals), 0, spec.max_code)
-
-
-def _search(columns: Floats, importance: Floats, start: Columns, spec: QuantSpec) -> tuple[Floats, Floats]:
-    """Finds the best candidate of each block.
-
-    With codes q fixed and the scale fitted, the error is sum(i*w*w) - a*a/b, where a = sum(i*w*q), b = sum(i*q*q).
-    The first term is the same for all candidates, so the largest a*a/b wins.
-
-    Returns:
-        Scales and zero points, float32 [n] each; those of `start` where no candidate has a usable fit.
-    """
-    scales, zeros = start.scales.copy(), start.zeros.copy()
-    best = np.zeros_like(scales)
-    signed, scratch = np.empty_like(columns), (np.empty_like(columns), np.empty_like(columns))
-    for reciprocals, candidate_zeros in _candidates(columns, spec):
-        np.multiply(columns, reciprocals, out=signed)
-        np.rint(signed, out=signed)
-        # np.clip with arrays for bounds takes twice as long.
-        np.maximum(signed, -candidate_zeros, out=signed)
-        np.minimum(signed, spec.max_code - candidate_zeros, out=signed)
-        fitted, gain = _fit(columns, importance, signed, scratch)
-        improved = gain > best
-        np.copyto(best, gain, where=improved)
-        np.copyto(scales, fitted, where=improved)
-        np.copyto(zeros, candidate_zeros, where=improved)
-    return scales, zeros
-
-
-def _fit(columns: Floats, importance: Floats, signed: Floats, scratch: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-    """Fits the scale to the codes `signed` = code - zero, float32 [g, n]; overwrites `scratch`, two such arrays.
-
-    Returns:
-        The scales that make the weighted squared error least, and by how much they lower it against all-zero codes;
-        where no scale of normal size fits, the second is 0.
-    """
-    weighted = np.multiply(importance, signed, out=scratch[0])
-    signed_square = sum_blocks(np.multiply(weighted, signed, out=scratch[1]))
-    product = sum_blocks(np.multiply(weighted, columns, out=scratch[0]))
-    signed_square[signed_square == 0] = 1
-    fitted: Floats = product / signed_square
-    gain: Floats = product * fitted
-    gain[np.abs(fitted) < SMALLEST_SCALE] = 0
-    return fitted, gain
-
-
-def _refit(columns: Floats, importance: Floats, scales: Floats, zeros: Floats, spec: QuantSpec) -> Columns:
-    """Rounds to the nearest codes, fits the scale to them, and rounds once more; neither step raises the error."""
-    codes = encode(columns, scales, zeros, spec)
-    scratch = (np.empty_like(columns), np.empty_like(columns))
-    fitted, gain = _fit(columns, importance, codes - zeros, scratch)
-    scales = np.where(gain > 0, fitted, scales)
-    return Columns(encode(columns, scales, zeros, spec), scales, zeros)
-
-
-def _error(columns: Floats, importance: Floats, quantized: Columns) -> Floats:
-    """Gives the weighted squared error of each block, float32 [n]."""
-    difference = quantized.codes - quantized.zeros
-    difference *= quantized.scales
-    difference -= columns
-    difference *= difference
-    difference *= importance
-    return sum_blocks(difference)
+        return np.array([-spec.middle_code - offset for offset in _SYMMETRIC_OFFSETS], np.float32)
+    return np.array([spec.max_code + offset for offset in _ASYMMETRIC_OFFSETS], np.float32)

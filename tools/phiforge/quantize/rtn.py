@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phiforge.quantize.blocks import SMALLEST_SCALE, Columns, Floats, encode, quantize_by_chunks
+from phiforge.quantize.blocks import Floats, quantize_by_chunks
 from phiforge.quantize.spec import Quantized, QuantSpec
 
 
@@ -23,37 +23,16 @@ def quantize_rtn(weight: Floats, spec: QuantSpec) -> Quantized:
         spec: The specification.
 
     Raises:
+        DependencyMissingError: numba is not installed.
         ValueError: The weight is not float32, has no whole blocks, or holds a value that is not finite.
     """
-    return quantize_by_chunks(weight, spec, rtn_columns)
+    return quantize_by_chunks(weight, spec, rtn_parameters)
 
 
-def rtn_columns(columns: Floats, spec: QuantSpec) -> Columns:
-    """Quantizes the blocks of one chunk, float32 [g, n]."""
-    if spec.symmetric:
-        scales = signed_extremes(columns, spec) / np.float32(-spec.middle_code)
-        zeros = np.full_like(scales, spec.middle_code)
-    else:
-        low, high = block_ranges(columns, spec)
-        scales = (high - low) / np.float32(spec.max_code)
-        zeros = np.clip(np.rint(-low / scales), 0, spec.max_code)
-    return Columns(encode(columns, scales, zeros, spec), scales, zeros)
+def rtn_parameters(blocks: Floats, spec: QuantSpec) -> Floats:
+    """Finds scales and zero points, float32 [2, n], of contiguous blocks, float32 [n, g]."""
+    from phiforge.quantize.kernels import range_parameters
 
-
-def block_ranges(columns: Floats, spec: QuantSpec) -> tuple[Floats, Floats]:
-    """Gives min(w, 0) and max(w, 0) of each block; a block too small to have a scale gets -1 and 1, as in Olive."""
-    low = np.minimum(columns.min(axis=0), 0)
-    high = np.maximum(columns.max(axis=0), 0)
-    empty = high - low < SMALLEST_SCALE * spec.max_code
-    low[empty] = -1
-    high[empty] = 1
-    return low, high
-
-
-def signed_extremes(columns: Floats, spec: QuantSpec) -> Floats:
-    """Gives the weight of largest magnitude of each block, with its sign; a block too small to have a scale gets 1."""
-    low = columns.min(axis=0)
-    high = columns.max(axis=0)
-    extremes: Floats = np.where(np.abs(high) > np.abs(low), high, low)
-    extremes[np.abs(extremes) < SMALLEST_SCALE * spec.middle_code] = 1
-    return extremes
+    out = np.empty((2, len(blocks)), np.float32)
+    range_parameters(blocks, np.float32(spec.max_code), np.float32(spec.middle_code), spec.symmetric, out)
+    return out

@@ -13,12 +13,14 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """How a weight [N, K] is quantized: every `block_size` neighbours of a row share one scale.
+    """How a weight [N, K] is quantized: every `block_size` neighbours of a row share one scale, or the whole row does.
 
     Attributes:
         bits: Width of a code, 4 or 8.
         block_size: Weights that share a scale; a power of two from 16 to 256.
         symmetric: True when every block has the implied zero point 2^(bits-1), False when each block stores its own.
+        per_channel: True when all blocks of a row share one scale and one zero point, taken over the whole row.
+            `block_size` then only says how they are stored: once for every block, as MatMulNBits reads them.
 
     Raises:
         ValueError: A field is outside these ranges.
@@ -27,6 +29,7 @@ class QuantSpec:
     bits: int
     block_size: int
     symmetric: bool
+    per_channel: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -111,8 +114,20 @@ def bits_per_weight(spec: QuantSpec, scale_bits: int = 32) -> float:
     """Counts the stored bits per weight: the code and its share of the block's scale and zero point.
 
     Args:
-        spec: The specification.
+        spec: The specification. Per channel, scale and zero point are stored once a block like any others.
         scale_bits: Width of a stored scale: 32, or 16 where the target keeps scales in half precision.
     """
+    return _bits_with_share(spec, scale_bits, spec.block_size)
+
+
+def distinct_bits_per_weight(spec: QuantSpec, columns: int, scale_bits: int = 32) -> float:
+    """Counts the bits per weight that say something new: per channel, one scale and zero point a row of `columns`.
+
+    Otherwise the same as `bits_per_weight`.
+    """
+    return _bits_with_share(spec, scale_bits, columns if spec.per_channel else spec.block_size)
+
+
+def _bits_with_share(spec: QuantSpec, scale_bits: int, sharers: int) -> float:
     zero_bits = 0 if spec.symmetric else spec.bits
-    return spec.bits + (scale_bits + zero_bits) / spec.block_size
+    return spec.bits + (scale_bits + zero_bits) / sharers
