@@ -29,24 +29,53 @@ from phiforge.validation.latency import measure_latency
 from phiforge.verbs.subject import find_subjects
 
 ROOT = Path(__file__).parents[2]
-DEFAULT = "k-quant b32 k-quant-mixed"
+DEFAULT = "rotate + gptq b128 int4 head"
 ROUNDS = 9
 MEASURE = Measure(warmups=1, repeats=5, prompt_tokens=[64], decode_tokens=128)
 
-# What each row changes of this; the default pipeline is one of the rows.
-BASE: dict[str, object] = {"algorithm": "k-quant", "block_size": 32, "symmetric": False, "mixed": "none"}
+BLOCKS: dict[str, dict[str, object]] = {
+    **{f"b{block}": {"block_size": block} for block in (16, 32, 64, 128, 256)},
+    # Stored in blocks of 256 that have the same scale, which is how MatMulNBits can read it.
+    "channel": {"block_size": 256, "per_channel": True},
+}
+ROTATE = "rotate + "
+# What each row changes of this; a name that begins with ROTATE has a rotation before it.
+BASE: dict[str, object] = {
+    "algorithm": "k-quant", "block_size": 32, "symmetric": False, "mixed": "none", "lm_head_bits": 8,
+    "embedding_bits": 8, "per_channel": False, "act_order": False, "search": "k-quant",
+}  # fmt: skip
+ALGORITHMS: dict[str, dict[str, object]] = {
+    "rtn": {"algorithm": "rtn"},
+    "k-quant": {"algorithm": "k-quant"},
+    "awq": {"algorithm": "awq"},
+    "gptq": {"algorithm": "gptq"},
+    "gptq act-order": {"algorithm": "gptq", "act_order": True},
+    "rotate + rtn": {"algorithm": "rtn"},
+    "rotate + gptq": {"algorithm": "gptq"},
+}
+# "int4 head" gives head and embedding 4 bits.
+INT4_HEAD: dict[str, object] = {"lm_head_bits": 4, "embedding_bits": 4}
 GRID: dict[str, dict[str, object]] = {
     **{
-        f"{algorithm} b{block}": {"algorithm": algorithm, "block_size": block}
-        for algorithm in ("rtn", "k-quant")
-        for block in (16, 32, 64, 128, 256)
+        f"{algorithm} {block}": changes | blocks
+        for algorithm, changes in ALGORITHMS.items()
+        for block, blocks in BLOCKS.items()
     },
     "rtn b32 symmetric": {"algorithm": "rtn", "symmetric": True},
     "k-quant b32 symmetric": {"symmetric": True},
+    "gptq b128 symmetric": {"algorithm": "gptq", "block_size": 128, "symmetric": True},
+    "gptq b128 rtn scales": {"algorithm": "gptq", "block_size": 128, "search": "rtn"},
     "rtn b32 k-quant-mixed": {"algorithm": "rtn", "mixed": "k-quant-mixed"},
-    DEFAULT: {"mixed": "k-quant-mixed"},
+    "k-quant b32 k-quant-mixed": {"mixed": "k-quant-mixed"},
     "k-quant b128 k-quant-mixed": {"block_size": 128, "mixed": "k-quant-mixed"},
-    "k-quant b32 head int4": {"lm_head_bits": 4},
+    "k-quant b32 measured 5.9": {"mixed": "measured", "target_bpw": 5.9},
+    "k-quant b128 measured 5.05": {"block_size": 128, "mixed": "measured", "target_bpw": 5.05},
+    "gptq b128 measured 4.6": {"algorithm": "gptq", "block_size": 128, "mixed": "measured", "target_bpw": 4.6},
+    "k-quant b32 int4 head": INT4_HEAD,
+    "gptq b32 int4 head": {"algorithm": "gptq"} | INT4_HEAD,
+    "gptq b128 int4 head": {"algorithm": "gptq", "block_size": 128} | INT4_HEAD,
+    "rotate + gptq b128 int4 head": {"algorithm": "gptq", "block_size": 128} | INT4_HEAD,
+    "rotate + gptq b256 int4 head": {"algorithm": "gptq", "block_size": 256} | INT4_HEAD,
     "rtn b32 int8": {"algorithm": "rtn", "bits": 8},
 }
 
@@ -91,7 +120,9 @@ def _build(name: str, output: Path) -> tuple[Path, Path]:
     """Build one row; all rows share one store, and so the reference. Returns the variant and its report."""
     label = name.replace(" ", "-")
     base = yaml.safe_load((ROOT / "pipelines" / "cpu-int4.yaml").read_text(encoding="utf-8"))
-    base["passes"]["quantize"] |= BASE | GRID[name]
+    quantize = base["passes"]["quantize"] | BASE | GRID[name]
+    rotation = {"rotate": {"type": "PhiforgeRotate"}} if name.startswith(ROTATE) else {}
+    base["passes"] = rotation | {"quantize": quantize, "export": base["passes"]["export"]}
     pipeline = output / "pipelines" / f"{label}.yaml"
     pipeline.parent.mkdir(parents=True, exist_ok=True)
     pipeline.write_text(yaml.safe_dump(base, sort_keys=False), encoding="utf-8")

@@ -8,9 +8,11 @@ import pytest
 
 import phiforge
 from broken.checkpoints import make_checkpoint
-from phiforge.checkpoint.nano import CHECKPOINT_DIR
+from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
 from phiforge.packaging.layout import variant_folders
 from phiforge.verbs.build import BuildResult
+
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -41,4 +43,25 @@ def nano_variant(nano_build: BuildResult) -> Path:
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of random weights, for builds whose answers do not matter."""
-    return make_checkpoint(tmp_path_factory.mktemp("small") / "small")
+    return make_checkpoint(tmp_path_factory.mktemp("small") / "small", hidden_size=128)
+
+
+@pytest.fixture(scope="session")
+def pruned_build(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildResult:
+    """The embedded model with the logits of the last position alone, validated on a part of the held-out data."""
+    folder = tmp_path_factory.mktemp("pruned")
+    (folder / "tasks").mkdir()
+    for name, lines in (("text.jsonl", 24), ("tasks/facts.jsonl", 24)):
+        kept = (EVAL_DIR / name).read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+        (folder / name).write_text("".join(kept), encoding="utf-8")
+    text = (PROJECT / "pipelines" / "cpu-int4.yaml").read_text(encoding="utf-8")
+    pipeline = folder / "cpu-int4-last.yaml"
+    pipeline.write_text(text.replace("accuracy_level: 4", "accuracy_level: 4\n    logits: last"), encoding="utf-8")
+    return phiforge.build(
+        nano_checkpoint,
+        targets=["cpu-x64"],
+        pipeline=str(pipeline),
+        texts=folder / "text.jsonl",
+        tasks=folder / "tasks",
+        output=folder / "out",
+    )

@@ -92,19 +92,25 @@ def test_the_verbs_after_the_build_work_on_the_package(nano_build: BuildResult, 
 
 
 @pytest.mark.parametrize(
-    "shape",
+    ("pipeline", "shape"),
     [
-        {"tied": False, "longrope": False, "hidden_size": 128, "intermediate_size": 320, "head_count": 2},
-        {"tied": False, "longrope": True, "shards": 2, "dtype": "float16", "hidden_size": 128, "kv_head_count": 1},
-        {"tied": True, "longrope": False, "layer_count": 3},
+        (
+            "cpu-int4-k-quant",
+            {"tied": False, "longrope": False, "hidden_size": 128, "intermediate_size": 320, "head_count": 2},
+        ),
+        (
+            "cpu-int4",
+            {"tied": False, "longrope": True, "shards": 2, "dtype": "float16", "hidden_size": 128, "kv_head_count": 1},
+        ),
+        ("cpu-int4-k-quant", {"tied": True, "longrope": False, "layer_count": 3}),
     ],
     ids=["untied, other widths", "untied longrope in shards", "tied without longrope"],
 )
-def test_other_shapes_go_through_the_same_command(tmp_path: Path, shape: dict[str, object]) -> None:
+def test_other_shapes_go_through_the_same_command(tmp_path: Path, pipeline: str, shape: dict[str, object]) -> None:
     checkpoint = make_checkpoint(tmp_path / "other", **shape)  # type: ignore[arg-type]
-    result = phiforge.build(checkpoint, targets=["cpu-x64"], output=tmp_path / "out")
+    result = phiforge.build(checkpoint, targets=["cpu-x64"], pipeline=pipeline, output=tmp_path / "out")
     assert result.package is not None
-    variant = variant_folders(result.package)["cpu-int4"]
+    variant = variant_folders(result.package)[pipeline]
     assert phiforge.inspect(variant)
     probes = [f for f in result.verdicts["cpu-x64"].findings if f.budget.startswith("probe:")]
     wrong = [f.reason for f in probes if f.outcome is not Outcome.PASS and f.budget != "probe:stopping"]

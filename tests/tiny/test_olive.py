@@ -16,8 +16,9 @@ from phiforge import errors
 from phiforge.checkpoint.config import load_config
 from phiforge.graph.inspect import check_graph, inspect_graph
 from phiforge.hashing import hash_files
+from phiforge.olive.checkpoint_files import WEIGHTS_FILE
 from phiforge.olive.driver import OliveRun, purge_failures, run_olive
-from phiforge.olive.quantize_checkpoint import WEIGHTS_FILE, quantize_checkpoint
+from phiforge.olive.quantize_checkpoint import quantize_checkpoint
 from phiforge.pipeline import Pipeline, load_pipeline
 from phiforge.plan import plan_weights, resolved_workflow
 
@@ -30,7 +31,7 @@ def _silent(*_: object) -> None:
 
 @pytest.fixture
 def pipeline() -> Pipeline:
-    return load_pipeline(ROOT / "pipelines" / "cpu-int4.yaml")
+    return load_pipeline(ROOT / "pipelines" / "cpu-int4-k-quant.yaml")
 
 
 def _run(pipeline: Pipeline, checkpoint: Path, folder: Path) -> Path:
@@ -163,7 +164,7 @@ def test_symmetric_rtn_gives_the_stock_builders_logits(small_checkpoint: Path, t
     from phiforge.runtime.logits import logits
     from phiforge.runtime.variant import open_variant
 
-    text = (ROOT / "pipelines" / "cpu-int4.yaml").read_text(encoding="utf-8")
+    text = (ROOT / "pipelines" / "cpu-int4-k-quant.yaml").read_text(encoding="utf-8")
     changes = {
         "algorithm: k-quant": "algorithm: rtn",
         "symmetric: false": "symmetric: true",

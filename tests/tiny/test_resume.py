@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # A stage, and a file or folder in the output whose appearance says that it has begun.
 MOMENTS = {
-    "quantize": "store/unfinished/olive-*/cache/*/runs/*/models/model.partial",
+    "rotate": "store/unfinished/olive-*/cache/*/runs/*/models/model.safetensors.partial",
+    "quantize": "store/unfinished/olive-*/pass-work/layer-000.safetensors",
     "export": "store/unfinished/olive-*/cache/*/runs/*/models/.checkpoint",
     "validate": "store/validation/.*.partial",
     "bench": "store/latency/.*.partial",

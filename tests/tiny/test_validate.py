@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
 
 from phiforge import errors
 from phiforge.evidence import dump_evidence, load_evidence
 from phiforge.target import Measure
-from phiforge.validation.drift import score
+from phiforge.validation.drift import ReferenceText, score
 from phiforge.validation.latency import measure_latency
 from phiforge.validation.original import Original
 from phiforge.validation.reference import Source, compute_answers, compute_reference, tokenize
@@ -35,6 +37,10 @@ def source(nano_checkpoint: Path, tmp_path: Path, original: Original) -> Source:
     return made
 
 
+def distributions(original: Original, texts: Sequence[Sequence[int]], top_k: int, scratch: Path) -> list[ReferenceText]:
+    return original.distributions(texts, top_k, scratch=scratch, on_layer=lambda done, total: None)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eval")
@@ -49,9 +55,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_reference_agrees_with_itself(original: Original) -> None:
+def test_the_reference_agrees_with_itself(original: Original, tmp_path: Path) -> None:
     ids = original.encode(TEXTS[1])
-    text = original.distributions(ids, 10_000)
+    (text,) = distributions(original, [ids], 10_000, tmp_path)
     total = np.exp(text.top_log_probabilities.astype(np.float64)).sum(axis=1)
     np.testing.assert_allclose(total, 1, rtol=1e-5)
     assert np.isneginf(text.tail_log_mass).all()
@@ -59,11 +65,30 @@ def test_the_reference_agrees_with_itself(original: Original) -> None:
     assert row[ids[4]] == pytest.approx(float(text.true_log_probability[3]))
 
 
-def test_widening_layer_by_layer_gives_the_same_numbers(nano_checkpoint: Path, original: Original) -> None:
+def test_layer_by_layer_gives_the_numbers_of_the_whole_model(
+    nano_checkpoint: Path, original: Original, tmp_path: Path
+) -> None:
+    """Texts before, at and beyond the longrope switch, against transformers' own model in float32."""
+    line = original.encode(" ".join(TEXTS * 20))
+    texts = [line[:1], line[:100], line[:256], line[:300]]
+    found = distributions(original, texts, 10_000, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(nano_checkpoint, dtype=torch.float32, attn_implementation="sdpa")
+    for ids, text in zip(texts, found, strict=True):
+        with torch.inference_mode():
+            whole = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), dim=-1).numpy()
+        ours = np.take_along_axis(whole, text.top_ids.astype(np.int64), axis=1)
+        np.testing.assert_allclose(text.top_log_probabilities, ours, atol=2e-5)
+        np.testing.assert_array_equal(text.tokens, ids)
+        true = whole[np.arange(len(ids) - 1), ids[1:]]
+        np.testing.assert_allclose(text.true_log_probability, true, atol=2e-5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_widening_layer_by_layer_gives_the_same_answers(nano_checkpoint: Path, original: Original) -> None:
     streamed = Original(nano_checkpoint, threads=1, stream=True)
-    ids = original.encode(TEXTS[1])
-    for name, value in vars(original.distributions(ids, 16)).items():
-        np.testing.assert_array_equal(value, getattr(streamed.distributions(ids, 16), name))
+    prompt = original.chat_ids([{"role": "user", "content": QUESTIONS[0]}])
+    options = {"max_new_tokens": 12, "stop_ids": (1000, 1003)}
+    assert streamed.generate([prompt], **options) == original.generate([prompt], **options)  # type: ignore[arg-type]
 
 
 def test_padded_batches_answer_as_single_prompts(original: Original) -> None:
@@ -127,7 +152,7 @@ def validation(
         threads=1,
         progress=lambda step, done, total: steps.append(step),
     )
-    assert {"reference texts", "drift", "answers", "longrope switch"} <= set(steps)
+    assert {"reference texts, layer by layer", "drift", "answers", "longrope switch"} <= set(steps)
 
 
 def test_drift_is_small_but_not_nothing(validation: Validation) -> None:
@@ -161,12 +186,12 @@ def test_evidence_survives_the_disk(validation: Validation, tmp_path: Path) -> N
         assert dump_evidence(load_evidence(tmp_path / "e.json")) == dump_evidence(evidence)
 
 
-def test_the_reference_has_no_drift_from_itself(source: Source, original: Original) -> None:
+def test_the_reference_has_no_drift_from_itself(source: Source, original: Original, tmp_path: Path) -> None:
     """The whole chain, with torch in the place of the variant."""
     reference = compute_reference(source, tokenize(source, TEXTS, []).texts, top_k=64)
 
     def logits_of(ids: Sequence[int]) -> NDArray[np.float32]:
-        text = original.distributions(ids, 10_000)
+        (text,) = distributions(original, [ids], 10_000, tmp_path)
         logits = np.zeros(text.top_ids.shape, dtype=np.float32)
         np.put_along_axis(logits, text.top_ids.astype(np.int64), text.top_log_probabilities, axis=1)
         return logits

@@ -8,7 +8,7 @@ import yaml
 from phiforge import errors
 from phiforge.pipeline import load_pipeline
 
-PIPELINE = Path(__file__).parents[2] / "pipelines" / "cpu-int4.yaml"
+PIPELINE = Path(__file__).parents[2] / "pipelines" / "cpu-int4-k-quant.yaml"
 
 
 def _broken(tmp_path: Path, old: str, new: str) -> Path:
@@ -49,5 +49,5 @@ def test_passes_run_in_their_order(tmp_path: Path) -> None:
     data = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))
     path = tmp_path / "sorted.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=True), encoding="utf-8")
-    with pytest.raises(errors.PipelineInvalidError, match="comes before"):
+    with pytest.raises(errors.PipelineInvalidError, match="wrong order"):
         load_pipeline(path)

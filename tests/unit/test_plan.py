@@ -24,16 +24,17 @@ def facts(tmp_path: Path) -> CheckpointFacts:
 
 @pytest.fixture
 def profile() -> Profile:
-    return load_profile(ROOT / "targets" / "cpu-x64.toml")
+    found = load_profile(ROOT / "targets" / "cpu-x64.toml")
+    return found.model_copy(update={"build": found.build.model_copy(update={"pipeline": "cpu-int4-k-quant"})})
 
 
 @pytest.fixture
 def pipeline() -> Pipeline:
-    return load_pipeline(ROOT / "pipelines" / "cpu-int4.yaml")
+    return load_pipeline(ROOT / "pipelines" / "cpu-int4-k-quant.yaml")
 
 
 def _plan(facts: CheckpointFacts, profile: Profile, pipeline: Pipeline, tools: dict[str, str] = TOOLS) -> Plan:
-    return resolve(facts, fingerprint(facts.folder), [profile], {"cpu-int4": pipeline}, tools)
+    return resolve(facts, fingerprint(facts.folder), [profile], {"cpu-int4-k-quant": pipeline}, tools)
 
 
 def _changed(pipeline: Pipeline, **changes: object) -> Pipeline:
@@ -50,14 +51,14 @@ def test_the_key_follows_what_decides_the_bytes(facts: CheckpointFacts, profile:
         _plan(facts, profile, pipeline).variants[0].key,
         _plan(facts, profile, _changed(pipeline, block_size=16)).variants[0].key,
         _plan(facts, profile, pipeline, {"olive-ai": "0.14.0"}).variants[0].key,
-        resolve(facts, "other", [profile], {"cpu-int4": pipeline}, TOOLS).variants[0].key,
+        resolve(facts, "other", [profile], {"cpu-int4-k-quant": pipeline}, TOOLS).variants[0].key,
     }
     assert len(keys) == 4
 
 
 def test_profiles_of_one_pipeline_share_a_variant(facts: CheckpointFacts, profile: Profile, pipeline: Pipeline) -> None:
     other = profile.model_copy(update={"name": "other"})
-    plan = resolve(facts, "f", [profile, other], {"cpu-int4": pipeline}, TOOLS)
+    plan = resolve(facts, "f", [profile, other], {"cpu-int4-k-quant": pipeline}, TOOLS)
     assert [variant.profiles for variant in plan.variants] == [("cpu-x64", "other")]
 
 
@@ -80,7 +81,7 @@ def test_blocks_that_do_not_fit_are_refused(facts: CheckpointFacts, profile: Pro
 
 
 def test_the_plan_names_no_path_of_this_machine(facts: CheckpointFacts, profile: Profile, pipeline: Pipeline) -> None:
-    assert str(facts.folder.parent) not in str(_plan(facts, profile, pipeline).as_dict("cpu-int4"))
+    assert str(facts.folder.parent) not in str(_plan(facts, profile, pipeline).as_dict("cpu-int4-k-quant"))
 
 
 def test_variants_that_a_runtime_cannot_tell_apart_are_refused(
@@ -90,4 +91,4 @@ def test_variants_that_a_runtime_cannot_tell_apart_are_refused(
     other = profile.model_copy(update={"name": "other", "build": build})
     renamed = pipeline.model_copy(update={"name": "other"})
     with pytest.raises(errors.PipelineInvalidError, match="both be for cpu on cpu"):
-        resolve(facts, "f", [profile, other], {"cpu-int4": pipeline, "other": renamed}, TOOLS)
+        resolve(facts, "f", [profile, other], {"cpu-int4-k-quant": pipeline, "other": renamed}, TOOLS)

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from phiforge import errors
 from phiforge.quantize.algorithms import ALGORITHMS
-from phiforge.quantize.mixed import MIXED_RULES
+from phiforge.quantize.calibrated import CALIBRATED
+from phiforge.quantize.mixed import MIXED_BITS, MIXED_RULES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 Bits = Literal[4, 8]
 BlockSize = Literal[16, 32, 64, 128, 256]
 
+# The rule that gives 8 bits to the tensors whose quantization is measured to cost most, under a budget of bits.
+MEASURED = "measured"
+
+ROTATE_PASS = "PhiforgeRotate"
 QUANTIZE_PASS = "PhiforgeQuantize"
 EXPORT_PASS = "PhiforgeExport"
 
@@ -31,33 +36,59 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class QuantizeOptions(Options):
-    """Options of our streamed weight quantizer.
+class RotateOptions(Options):
+    """Options of our rotation of the residual stream (QuaRot), which unties the embeddings."""
 
-    `embedding_bits` speaks of untied embeddings only; tied ones share the head's codes.
+    type: Literal["PhiforgeRotate"]
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class QuantizeOptions(Options):
+    """Options of our weight quantizer.
+
+    `embedding_bits` speaks of untied embeddings only; tied ones share the head's codes. `search`, `act_order` and
+    `damping` are GPTQ's. With `mixed: measured` there is a `target_bpw`, and a build fills in `int8_modules`. A build
+    also fills in `calibration`, the file beside the workflow, and its hash.
     """
 
     type: Literal["PhiforgeQuantize"]
-    algorithm: Annotated[str, Field(json_schema_extra={"enum": sorted(ALGORITHMS)})]
+    algorithm: Annotated[str, Field(json_schema_extra={"enum": sorted([*ALGORITHMS, *CALIBRATED])})]
     bits: Bits
     block_size: BlockSize
     symmetric: bool
-    mixed: Annotated[str, Field(json_schema_extra={"enum": sorted(MIXED_RULES)})] = "none"
+    per_channel: bool = False
+    mixed: Annotated[str, Field(json_schema_extra={"enum": sorted([*MIXED_RULES, MEASURED])})] = "none"
+    target_bpw: Annotated[float, Field(ge=4, le=10)] | None = None
+    # JSON and YAML have lists, which strict checking would not take for a tuple.
+    int8_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
     lm_head_bits: Bits = 8
     embedding_bits: Bits = 8
+    act_order: bool = False
+    damping: Annotated[float, Field(gt=0, le=1)] = 0.01
+    search: Literal["rtn", "k-quant"] = "k-quant"
+    calibration: str | None = None
+    calibration_sha256: str | None = None
+    calibration_tokens: Annotated[int, Field(ge=256)] = 16384
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the algorithm needs calibration texts."""
+        return self.algorithm in CALIBRATED
 
 
 class ExportOptions(Options):
     """Options of our export pass, which drives the onnxruntime-genai builder without weights.
 
     `accuracy_level` is MatMulNBits' own: 4 multiplies in int8, 1 in float32. `max_length` caps the tokens of one
-    conversation by default, because the runtime allocates its cache for all of them at once.
+    conversation by default, because the runtime allocates its cache for all of them at once. `logits` says which
+    positions of a prompt the head computes: a generation needs the last one only, drift needs all (`graph.twin`).
     """
 
     type: Literal["PhiforgeExport"]
     provider: Literal["cpu"]
     accuracy_level: Literal[1, 4] = 4
     max_length: Annotated[int, Field(ge=64)] = 4096
+    logits: Literal["all", "last"] = "all"
 
 
 class OliveOptions(BaseModel):
@@ -70,11 +101,12 @@ class OliveOptions(BaseModel):
 
 def _pass_tag(value: Any) -> str:
     name = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return str(name) if name in {QUANTIZE_PASS, EXPORT_PASS} else "olive"
+    return str(name) if name in {ROTATE_PASS, QUANTIZE_PASS, EXPORT_PASS} else "olive"
 
 
 PassOptions = Annotated[
-    Annotated[QuantizeOptions, Tag(QUANTIZE_PASS)]
+    Annotated[RotateOptions, Tag(ROTATE_PASS)]
+    | Annotated[QuantizeOptions, Tag(QUANTIZE_PASS)]
     | Annotated[ExportOptions, Tag(EXPORT_PASS)]
     | Annotated[OliveOptions, Tag("olive")],
     Discriminator(_pass_tag),
@@ -92,6 +124,17 @@ class Pipeline(BaseModel):
     def quantize_options(self) -> QuantizeOptions:
         """The options of the one quantize pass."""
         return next(options for options in self.passes.values() if isinstance(options, QuantizeOptions))
+
+    def rotate_options(self) -> RotateOptions | None:
+        """The options of the rotate pass, None without one."""
+        return next((options for options in self.passes.values() if isinstance(options, RotateOptions)), None)
+
+    def with_quantize_options(self, **changes: object) -> Pipeline:
+        """The same pipeline with other options of the quantize pass."""
+        options = self.quantize_options()
+        changed = options.model_copy(update=changes)
+        passes = {name: changed if item is options else item for name, item in self.passes.items()}
+        return self.model_copy(update={"passes": passes})
 
     def export_options(self) -> ExportOptions:
         """The options of the one export pass."""
@@ -127,13 +170,30 @@ def _faults(pipeline: Pipeline) -> list[str]:
     ]
     if found:
         return found
-    if kinds.index(QuantizeOptions) > kinds.index(ExportOptions):
-        return [f"the {EXPORT_PASS} pass comes before the {QUANTIZE_PASS} pass, which makes what it exports"]
-    options = pipeline.quantize_options()
-    if options.algorithm not in ALGORITHMS:
-        found.append(f"algorithm: {options.algorithm!r} is none of {', '.join(sorted(ALGORITHMS))}")
-    if options.mixed not in MIXED_RULES:
-        found.append(f"mixed: {options.mixed!r} is none of {', '.join(sorted(MIXED_RULES))}")
+    order = [cls for cls in (RotateOptions, QuantizeOptions, ExportOptions) if cls in kinds]
+    if kinds.count(RotateOptions) > 1:
+        found.append(f"more than one {ROTATE_PASS} pass")
+    if [kind for kind in kinds if kind in order] != order and not found:
+        found.append(
+            f"the passes stand in the wrong order: {QUANTIZE_PASS} needs what {ROTATE_PASS} makes, and {EXPORT_PASS} "
+            f"what {QUANTIZE_PASS} makes"
+        )
+    return found + _quantize_faults(pipeline.quantize_options())
+
+
+def _quantize_faults(options: QuantizeOptions) -> list[str]:
+    found = []
+    algorithms, rules = sorted([*ALGORITHMS, *CALIBRATED]), sorted([*MIXED_RULES, MEASURED])
+    if options.algorithm not in algorithms:
+        found.append(f"algorithm: {options.algorithm!r} is none of {', '.join(algorithms)}")
+    if options.mixed not in rules:
+        found.append(f"mixed: {options.mixed!r} is none of {', '.join(rules)}")
+    if (options.mixed == MEASURED) != (options.target_bpw is not None):
+        found.append(f"target_bpw: goes with mixed: {MEASURED}, and only with it")
+    if options.int8_modules and options.mixed != MEASURED:
+        found.append(f"int8_modules: goes with mixed: {MEASURED} only")
+    if options.mixed == MEASURED and options.bits == MIXED_BITS:
+        found.append(f"mixed: {MEASURED} chooses what gets {MIXED_BITS} bits, but bits is {MIXED_BITS} already")
     return found
 
 

@@ -1,7 +1,7 @@
 """Resolve what a build will do, before it does it: pure, from facts to a frozen plan with content hashes.
 
-Sizes are exact, since every tensor's shape and quantization is known. Memory and time are predictions (`predicted`):
-their constants were measured on the machine of docs/benchmarks.md.
+Sizes are exact, since every tensor's shape and quantization is known. Memory and time are predicted by
+`phiforge.needs`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from phiforge import errors
 from phiforge.checkpoint.tensors import expected_tensors
 from phiforge.hashing import content_key
+from phiforge.needs import Preflight, predict
+from phiforge.pipeline import MEASURED
 from phiforge.quantize.assign import assign_specs
 
 if TYPE_CHECKING:
@@ -26,20 +28,6 @@ if TYPE_CHECKING:
 
 WORKFLOW_CHECKPOINT = "checkpoint"
 WORKFLOW_OUTPUT = "variant"
-
-# The constants of the predictions are measured: docs/benchmarks.md.
-# Anonymous memory of a build's process tree with next to no weights: Python, Olive and torch.
-BASE_MEMORY_BYTES = 420_000_000
-# The quantizer reads so many weights at a time, and holds them and its steps as about four float32 arrays.
-BLOCK_WEIGHTS = 16 * 1024 * 1024
-QUANTIZE_COPIES = 4
-# The rotary caches stay in the graph: float32 cosines and sines, for short and long factors, copied when serialized.
-ROTARY_COPIES = 4
-# Weights quantized per second on two cores.
-WEIGHTS_PER_S = {"rtn": 150e6, "k-quant": 16e6}
-# Start of Python, Olive and torch, and the graph of a small model.
-BASE_SECONDS = 14.0
-COPY_BYTES_PER_S = 300e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +61,8 @@ class VariantPlan:
     provider: str
     device: str
     algorithm: str
+    tied: bool
+    calibrated: bool
     workflow: Mapping[str, Any]
     weights: tuple[WeightPlan, ...]
     float_bytes: int
@@ -90,20 +80,12 @@ class VariantPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preflight:
-    """What the build is predicted to need: peak anonymous memory, free disk, wall time without validation."""
-
-    memory_bytes: int
-    disk_bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything a build will do."""
+    """Everything a build will do; `published` is the known model that the checkpoint is, None where it is none."""
 
     model: str
     family: str
+    published: str | None = None
     fingerprint: str
     parameter_count: int
     checkpoint_bytes: int
@@ -145,12 +127,13 @@ def resolve(
     return Plan(
         model=facts.name,
         family=facts.family,
+        published=facts.model_name,
         fingerprint=fingerprint,
         parameter_count=facts.parameter_count,
         checkpoint_bytes=facts.weight_bytes,
         variants=variants,
         toolchain=dict(toolchain),
-        preflight=_preflight(facts, variants),
+        preflight=predict(facts.config, [(pipelines[item.name], item.weights, item.float_bytes) for item in variants]),
     )
 
 
@@ -167,7 +150,9 @@ def plan_weights(config: ModelConfig, options: QuantizeOptions) -> tuple[WeightP
         bits=options.bits,
         block_size=options.block_size,
         symmetric=options.symmetric,
-        mixed=options.mixed,
+        per_channel=options.per_channel,
+        mixed="none" if options.mixed == MEASURED else options.mixed,
+        int8_modules=options.int8_modules,
         lm_head_bits=options.lm_head_bits,
         embedding_bits=options.lm_head_bits if config.tied_embeddings else options.embedding_bits,
     )
@@ -175,6 +160,11 @@ def plan_weights(config: ModelConfig, options: QuantizeOptions) -> tuple[WeightP
         WeightPlan(module=name, rows=shapes[name][0], columns=shapes[name][1], spec=spec)
         for name, spec in specs.items()
     )
+
+
+def exported_config(config: ModelConfig, pipeline: Pipeline) -> ModelConfig:
+    """The configuration of what the pipeline exports: a rotation folds the last norm into the head, which unties it."""
+    return replace(config, tied_embeddings=False) if pipeline.rotate_options() else config
 
 
 def resolved_workflow(pipeline: Pipeline) -> dict[str, Any]:
@@ -208,17 +198,20 @@ def _variant(
     toolchain: Mapping[str, str],
 ) -> VariantPlan:
     workflow = resolved_workflow(pipeline)
-    weights = plan_weights(facts.config, pipeline.quantize_options())
-    quantized = sum(weight.weights for weight in weights)
+    config = exported_config(facts.config, pipeline)
+    weights = plan_weights(config, pipeline.quantize_options())
+    floats = sum(shape[0] for shape in expected_tensors(config).values() if len(shape) == 1)
     return VariantPlan(
         name=pipeline.name,
         profiles=tuple(profile.name for profile in profiles),
         provider=profiles[0].runtime.provider,
         device=profiles[0].runtime.device,
         algorithm=pipeline.quantize_options().algorithm,
+        tied=config.tied_embeddings,
+        calibrated=pipeline.quantize_options().calibration is not None,
         workflow=workflow,
         weights=weights,
-        float_bytes=4 * (facts.parameter_count - quantized),
+        float_bytes=4 * floats,
         key=content_key([fingerprint, workflow, dict(toolchain)]),
     )
 
@@ -234,20 +227,3 @@ def _refuse_ties(variants: Sequence[VariantPlan]) -> None:
                 why="A runtime selects a variant of a package by provider and device alone.",
                 fix="Build them into packages of their own, with another --output for each.",
             )
-
-
-def _preflight(facts: CheckpointFacts, variants: Sequence[VariantPlan]) -> Preflight:
-    config = facts.config
-    tables = 2 if config.rope_kind == "longrope" else 1
-    caches = config.max_positions * config.rotary_size * 4 * tables
-    largest = max(weight.weights for variant in variants for weight in variant.weights)
-    quantizing = QUANTIZE_COPIES * 4 * min(BLOCK_WEIGHTS, largest)
-    memory = BASE_MEMORY_BYTES + max(quantizing, ROTARY_COPIES * caches)
-    # The quantized checkpoint, then the variant in Olive's cache, in the store and in the package.
-    disk = sum(4 * (variant.weight_bytes + caches) for variant in variants)
-    seconds = 0.0
-    for variant in variants:
-        quantized = sum(weight.weights for weight in variant.weights)
-        rate = WEIGHTS_PER_S[variant.algorithm]
-        seconds += BASE_SECONDS + quantized / rate + 4 * variant.weight_bytes / COPY_BYTES_PER_S
-    return Preflight(memory_bytes=memory, disk_bytes=disk, seconds=seconds)

@@ -26,12 +26,14 @@ from phiforge.store import disk_full
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-OUR_PASSES = ("PhiforgeQuantize", "PhiforgeExport")
+OUR_PASSES = ("PhiforgeRotate", "PhiforgeQuantize", "PhiforgeExport")
 REQUIRED_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json")
 # What Olive puts beside the model for itself; it names folders of the building machine.
 OLIVE_FILES = ("model_config.json", "footprint.json", "output_footprint.json", "run_history.txt")
 WORKFLOW_FILE = "workflow.json"
 PACKAGE_FILE = "olive-package.json"
+# The calibration texts, beside the workflow that names them.
+CALIBRATION_FILE = "calibration.jsonl"
 CACHE_FOLDER = "cache"
 _POLL_S = 0.1
 _FULL_BYTES = 1024 * 1024
@@ -40,12 +42,16 @@ _EXCEPTION = re.compile(r"^\w[\w.]*(?:Error|Exception)\b.*", flags=re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class OliveRun:
-    """One run: which workflow on which checkpoint, where it may keep its cache, and where the result goes."""
+    """One run: which workflow on which checkpoint, where it may keep its cache, and where the result goes.
+
+    `calibration` is the file of calibration texts, None where no pass needs any.
+    """
 
     workflow: Mapping[str, Any]
     checkpoint: Path
     work: Path
     output: Path
+    calibration: Path | None = None
 
 
 def run_olive(run: OliveRun, progress: Callable[[str, int, int], None]) -> None:
@@ -67,6 +73,8 @@ def run_olive(run: OliveRun, progress: Callable[[str, int, int], None]) -> None:
     events = run.work / "events.jsonl"
     events.write_text("", encoding="utf-8")
     write_workflow(run.workflow, run.work)
+    if run.calibration:
+        shutil.copyfile(run.calibration, run.work / CALIBRATION_FILE)
     log = run.work / "olive.log"
     with log.open("wb") as log_file:
         code = _wait(_start(run, events, log_file), events, progress)

@@ -9,8 +9,10 @@ import onnx_ir as ir
 
 from phiforge.checkpoint.config import load_config
 from phiforge.graph.bind import bind_weights
+from phiforge.graph.head import prune_head
+from phiforge.graph.rotary import move_tables_out
 from phiforge.olive.builder import build_graph
-from phiforge.olive.quantize_checkpoint import WEIGHTS_FILE
+from phiforge.olive.checkpoint_files import WEIGHTS_FILE
 from phiforge.quantize.spec import QuantSpec
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ def export_variant(
     for path in plain.iterdir():
         path.unlink()
     plain.rmdir()
+    move_tables_out(model)
+    if options.logits == "last":
+        prune_head(model)
     bind_weights(model, quantized / WEIGHTS_FILE, specs, config, accuracy_level=options.accuracy_level)
     _save(model, folder, progress)
 

@@ -11,9 +11,9 @@ from olive.passes.pass_config import PassConfigParam
 
 from phiforge.machine import default_threads
 from phiforge.olive.export_variant import MODEL_FILE, export_variant
-from phiforge.olive.progress import note_failure, progress_of
+from phiforge.olive.progress import note_failure, progress_of, work_folder
 from phiforge.olive.quantize_checkpoint import quantize_checkpoint
-from phiforge.pipeline import ExportOptions, QuantizeOptions
+from phiforge.pipeline import ExportOptions, QuantizeOptions, RotateOptions
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -37,6 +37,23 @@ def _options(config: Any, names: dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if name != "type"}
 
 
+class PhiforgeRotate(Pass):  # type: ignore[misc]
+    """Rotate a checkpoint's residual stream, streamed, into a checkpoint of the same function."""
+
+    @classmethod
+    def _default_config(cls, accelerator_spec: Any) -> dict[str, Any]:
+        return _params(RotateOptions)
+
+    def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
+        folder = Path(output_model_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with note_failure():
+            from phiforge.olive.rotate_checkpoint import rotate_checkpoint
+
+            rotate_checkpoint(Path(model.model_path), folder, config.seed, progress=progress_of("rotate"))
+        return HfModelHandler(model_path=output_model_path, task=model.task)
+
+
 class PhiforgeQuantize(Pass):  # type: ignore[misc]
     """Quantize a checkpoint's weights, streamed, into Olive's checkpoint format."""
 
@@ -48,10 +65,19 @@ class PhiforgeQuantize(Pass):  # type: ignore[misc]
         options = QuantizeOptions(type="PhiforgeQuantize", **_options(config, QuantizeOptions.model_fields))
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
+        source, threads, progress = Path(model.model_path), default_threads(), progress_of("quantize")
         with note_failure():
-            quantize_checkpoint(
-                Path(model.model_path), folder, options, threads=default_threads(), progress=progress_of("quantize")
-            )
+            if options.calibrated:
+                # Imported here because torch's and transformers' modules take seconds, and the others need none.
+                from phiforge.olive.calibrate_checkpoint import calibrate_checkpoint
+                from phiforge.olive.calibration_tokens import calibration_tokens
+
+                calibrate_checkpoint(
+                    source, folder, options, calibration_tokens(source, options),
+                    work=work_folder(folder / "pass-work"), threads=threads, progress=progress,
+                )  # fmt: skip
+            else:
+                quantize_checkpoint(source, folder, options, threads=threads, progress=progress)
         return HfModelHandler(model_path=output_model_path, task=model.task)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiforge import errors
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 EVENTS_VARIABLE = "PHIFORGE_EVENTS"
+
+
+def work_folder(fallback: Path) -> Path:
+    """Where a pass keeps what outlives a kill: beside the driver's events; without a driver, the fallback."""
+    events = os.environ.get(EVENTS_VARIABLE)
+    return Path(events).parent / "pass-work" if events else fallback
 
 
 def progress_of(step: str) -> Callable[[int, int], None]:

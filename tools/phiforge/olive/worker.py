@@ -25,6 +25,9 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from olive.cli.launcher import main as olive
 
+    from phiforge.olive.adaptations import adapt_olive
+
+    adapt_olive()
     olive(sys.argv[1:])
 
 

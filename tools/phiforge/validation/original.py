@@ -1,7 +1,8 @@
 """The original checkpoint in torch: distributions, greedy answers, its own tokenizer and chat template.
 
 The weights are taken as stored (bfloat16) and computed with in float32: arithmetic in bfloat16 would add noise of its
-own to the reference. Where float32 weights do not fit into memory, they are widened layer by layer as each is used,
+own to the reference. Distributions are computed layer by layer from disk. Answers need the whole model at every token;
+where its float32 weights do not fit into memory, they are kept as stored and widened layer by layer as each is used,
 which gives the same numbers, slower.
 """
 
@@ -17,14 +18,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from phiforge import errors
+from phiforge.checkpoint.weights import open_weights
+from phiforge.decoder.decoder import HEAD_ROWS, Batch, Decoder, mapped_floats
 from phiforge.validation.drift import ReferenceText
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-# Rows of logits made at once: 256 rows of float64 at a vocabulary of 200,064 are 410 MB.
-CHUNK_ROWS = 256
+    from numpy.typing import NDArray
+
+# Rows of logits widened at once: 64 rows of float64 at a vocabulary of 200,064 are 102 MB.
+CHUNK_ROWS = 64
 # The share of the free memory that float32 weights may take; the rest is for logits and the KV cache.
 MEMORY_SHARE = 0.6
 # Below this the operators are so short that threads mostly wait for each other: phi-4-nano (10 MB) decodes 64 rows in
@@ -85,29 +90,34 @@ class Original:
         )
         return [int(token) for token in ids]
 
-    def distributions(self, token_ids: Sequence[int], top_k: int) -> ReferenceText:
-        """Return the distributions over one text, computed in one prefill.
+    def distributions(
+        self, texts: Sequence[Sequence[int]], top_k: int, *, scratch: Path, on_layer: Callable[[int, int], None]
+    ) -> list[ReferenceText]:
+        """Return the distributions over texts, each computed in one prefill; one layer is in memory at a time.
 
         Transformers uses the long rotary factors for the whole of a text longer than the original context, and
         onnxruntime-genai's graphs do the same for one prefill.
+
+        Args:
+            texts: Token ids of each text.
+            top_k: Likeliest tokens kept for each position.
+            scratch: Folder for the mapped file of hidden states, 4 * tokens * hidden size bytes, removed afterwards.
+            on_layer: Told (layers done, layers in all); the head counts as one.
         """
-        tokens = torch.tensor([list(token_ids)])
-        following = [*token_ids[1:], 0]
-        parts = []
-        with torch.inference_mode():
-            hidden = self._model.model(input_ids=tokens, use_cache=False).last_hidden_state[0]
-            for start in range(0, len(token_ids), CHUNK_ROWS):
-                rows = slice(start, start + CHUNK_ROWS)
-                logits = self._model.lm_head(hidden[rows]).double()
-                parts.append(_top(logits, torch.tensor(following[rows]), top_k))
-        ids, top, tail, true = (torch.cat(list(part)).numpy() for part in zip(*parts, strict=True))
-        return ReferenceText(
-            tokens=np.asarray(token_ids, dtype=np.int32),
-            top_ids=ids.astype(np.int32),
-            top_log_probabilities=top.astype(np.float32),
-            tail_log_mass=tail.astype(np.float32),
-            true_log_probability=true.astype(np.float32)[:-1],
-        )
+        decoder = Decoder(self._checkpoint, open_weights(self._checkpoint))
+        batch = Batch.of(texts)
+        layers = decoder.config.layer_count
+        with torch.inference_mode(), mapped_floats(scratch, len(batch.tokens), decoder.config.hidden_size) as hidden:
+            hidden[:] = decoder.embed(batch.tokens)
+            for index in range(layers):
+                on_layer(index, layers + 1)
+                layer = decoder.layer(index)
+                for start, stop in batch.bounds:
+                    hidden[start:stop] = decoder.forward(layer, torch.from_numpy(hidden[start:stop])).numpy()
+            on_layer(layers, layers + 1)
+            found = _heads(decoder, batch, hidden, top_k)
+        on_layer(layers + 1, layers + 1)
+        return found
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: Sequence[int]
@@ -192,6 +202,31 @@ class Original:
 
 def _stored_bytes(checkpoint: Path) -> int:
     return sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+
+
+def _heads(decoder: Decoder, batch: Batch, hidden: NDArray[np.float32], top_k: int) -> list[ReferenceText]:
+    """Return what the head makes of the last hidden states, `HEAD_ROWS` at a time."""
+    # The last token of each text predicts nothing that is known; its entry is cut off below.
+    following = torch.from_numpy(np.append(batch.tokens[1:], 0))
+    parts = []
+    for first in range(0, len(batch.tokens), HEAD_ROWS):
+        normed = decoder.normalize(torch.from_numpy(hidden[first : first + HEAD_ROWS]))
+        logits = decoder.logits(normed)
+        for start in range(0, len(logits), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            next_tokens = following[first + start : first + start + len(logits[rows])]
+            parts.append(_top(logits[rows].double(), next_tokens, top_k))
+    ids, top, tail, true = (torch.cat(list(part)).numpy() for part in zip(*parts, strict=True))
+    return [
+        ReferenceText(
+            tokens=batch.tokens[text].astype(np.int32),
+            top_ids=ids[text].astype(np.int32),
+            top_log_probabilities=top[text].astype(np.float32),
+            tail_log_mass=tail[text].astype(np.float32),
+            true_log_probability=true[text].astype(np.float32)[:-1],
+        )
+        for text in (slice(*bounds) for bounds in batch.bounds)
+    ]
 
 
 def _top(

@@ -111,7 +111,7 @@ def compute_reference(
     token_ids: Sequence[Sequence[int]],
     *,
     top_k: int = TOP_K,
-    on_text: Callable[[int], None] | None = None,
+    on_layer: Callable[[int, int], None] = lambda done, total: None,
 ) -> Reference:
     """Return the original's distributions over texts, each computed in one prefill.
 
@@ -119,21 +119,14 @@ def compute_reference(
         source: The checkpoint and the cache.
         token_ids: Tokens of each text.
         top_k: Likeliest tokens kept for each position; the rest is one bucket.
-        on_text: Told how many texts are done, when they are computed.
-
-    Raises:
-        ConfigInvalidError: The checkpoint does not load.
+        on_layer: Told (layers done, layers in all), when they are computed.
     """
     key = source.key("distributions", [list(map(int, ids)) for ids in token_ids], top_k)
     file = source.cache / f"distributions-{key[:32]}.npz"
     stored = _load(file, key, _DISTRIBUTIONS)
     if stored is not None and _fits(stored, token_ids):
         return Reference(top_k=top_k, texts=_texts(stored))
-    texts = []
-    for done, ids in enumerate(token_ids, start=1):
-        texts.append(source.original.distributions(ids, top_k))
-        if on_text:
-            on_text(done)
+    texts = source.original.distributions(token_ids, top_k, scratch=source.cache, on_layer=on_layer)
     _store(file, key, _arrays(texts))
     return Reference(top_k=top_k, texts=tuple(texts))
 

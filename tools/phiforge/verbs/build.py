@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 from phiforge import catalog, errors
 from phiforge.hashing import content_key
+from phiforge.machine import default_threads
 from phiforge.packaging.layout import REPORT_FOLDER, SUFFIX
 from phiforge.packaging.verify import verify_package
-from phiforge.pipeline import load_pipeline
+from phiforge.pipeline import MEASURED, load_pipeline
 from phiforge.plan import resolve
 from phiforge.store import Store
 from phiforge.target import load_profile
 from phiforge.toolchain import toolchain
 from phiforge.verbs.bench import bench_key, latency_file, run_bench
-from phiforge.verbs.checkpoint import examine
+from phiforge.verbs.calibrate import Calibrating, check_calibration, complete_pipelines, needs_calibration
+from phiforge.verbs.checkpoint import examine, locate
+from phiforge.verbs.defaults import default_calibration, default_tasks, default_texts
 from phiforge.verbs.make_variant import make_variant, work_key
 from phiforge.verbs.package import PackageInput, publish
 from phiforge.verbs.preflight import check_resources
@@ -58,14 +61,18 @@ class BuildOptions:
     texts: Path | None
     tasks: Path | None
     threads: int | None
+    calibration: Path
 
 
 def build(
     checkpoint: Path,
     *,
     targets: Sequence[str],
+    revision: str | None = None,
     output: Path = Path("artifacts"),
     pipeline: str | None = None,
+    target_bpw: float | None = None,
+    calibration: Path | None = None,
     texts: Path | None = None,
     tasks: Path | None = None,
     threads: int | None = None,
@@ -79,10 +86,15 @@ def build(
     was killed goes on from the last finished stage.
 
     Args:
-        checkpoint: A Hugging Face folder: config.json, safetensors, tokenizer.
+        checkpoint: A Hugging Face folder: config.json, safetensors, tokenizer. Or the id of a model of the Hub, which
+            is downloaded.
         targets: Names of device profiles, or paths of such files.
+        revision: The commit to download, 40 digits; by default the pinned one of a model that phiforge knows.
         output: Folder for the store and the package.
         pipeline: A pipeline to use instead of the one each profile names.
+        target_bpw: Bits per weight to spend in all; which weights get 8 bits is measured. Instead of the pipeline's
+            own mixed rule.
+        calibration: Calibration texts, JSONL with id and text; the embedded ones by default.
         texts: Held-out text for drift, JSONL with id and text; the embedded one by default.
         tasks: Folder of held-out tasks, JSONL with id, messages and answer.
         threads: Threads of the runtime during validation; by default the cores this process may use.
@@ -100,10 +112,16 @@ def build(
     stages = Stages(watcher)
     root = project or catalog.find_project()
     profiles, pipelines = _resolve_names(root, targets, pipeline)
+    if target_bpw is not None:
+        pipelines = {name: _with_target(item, target_bpw) for name, item in pipelines.items()}
     store = Store(output / STORE_FOLDER)
     with store.lock():
         store.clean()
-        facts, fingerprint = examine(checkpoint, store, stages)
+        facts, fingerprint = examine(locate(checkpoint, revision, stages), store, stages)
+        options = BuildOptions(
+            output=output, texts=texts, tasks=tasks, threads=threads, calibration=calibration or default_calibration()
+        )
+        pipelines = _calibrated(pipelines, facts, fingerprint, store, stages, options, dry_run=dry_run)
         plan = resolve(facts, fingerprint, profiles, pipelines, toolchain())
         watcher.resolved(plan)
         if any(store.find("variant", variant.key) is None for variant in plan.variants):
@@ -112,7 +130,6 @@ def build(
             return BuildResult(
                 plan=plan, package=None, content_sha256=None, reports={}, verdicts={}, stages=tuple(stages.records)
             )
-        options = BuildOptions(output=output, texts=texts, tasks=tasks, threads=threads)
         return _run(plan, facts, profiles, store, stages, options)
 
 
@@ -130,12 +147,42 @@ def _resolve_names(
     return profiles, pipelines
 
 
+def _with_target(pipeline: Pipeline, target_bpw: float) -> Pipeline:
+    """The pipeline with measured mixed precision in place of its own rule."""
+    return pipeline.with_quantize_options(mixed=MEASURED, target_bpw=target_bpw)
+
+
+def _calibrated(
+    pipelines: dict[str, Pipeline],
+    facts: CheckpointFacts,
+    fingerprint: str,
+    store: Store,
+    stages: Stages,
+    options: BuildOptions,
+    *,
+    dry_run: bool,
+) -> dict[str, Pipeline]:
+    """Check the calibration texts, if any pipeline needs them, and complete those pipelines."""
+    if not needs_calibration(pipelines):
+        return pipelines
+    tasks = options.tasks or default_tasks(facts.folder)
+    check_calibration(options.calibration, options.texts or default_texts(), tasks)
+    about = Calibrating(
+        facts=facts,
+        fingerprint=fingerprint,
+        calibration=options.calibration,
+        threads=options.threads or default_threads(),
+        measure=not dry_run,
+    )
+    return complete_pipelines(pipelines, about, store, stages)
+
+
 def _run(
     plan: Plan, facts: CheckpointFacts, profiles: list[Profile], store: Store, stages: Stages, options: BuildOptions
 ) -> BuildResult:
     inputs = []
     for variant in plan.variants:
-        folder = make_variant(plan, variant, facts.folder, store, stages, tied=facts.config.tied_embeddings)
+        folder = make_variant(plan, variant, facts.folder, store, stages, options.calibration)
         (subject,) = find_subjects(folder)
         evidence = _validated(subject, plan.fingerprint, facts.folder, store, stages, options)
         own = tuple(profile for profile in profiles if profile.name in variant.profiles)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from phiforge import errors
-from phiforge.verbs.subject import find_subjects
+from phiforge.verbs.tuned import tuned_subjects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,18 +48,27 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": answer})
 
 
-def chat(package: Path, *, max_new_tokens: int = 512, threads: int | None = None) -> Conversation:
+def chat(
+    package: Path, *, max_new_tokens: int = 512, threads: int | None = None, tuning: Path | None = None
+) -> Conversation:
     """Open a conversation with the first variant of a package that this machine can run.
 
     Args:
         package: A package, a built variant's folder, or a model folder of ONNX Runtime GenAI.
         max_new_tokens: Longest answer, in tokens.
-        threads: Threads of the runtime; by default the cores this process may use.
+        threads: Threads of the runtime; by default the tuning's, else the cores this process may use.
+        tuning: What `phiforge tune` wrote on this machine; the variant it chose is opened with its settings.
 
     Raises:
         VariantUnusableError: There is no variant, or it does not load.
+        EvidenceInvalidError: The tuning cannot be used for this package on this machine.
     """
     from phiforge.runtime.variant import open_variant
 
-    subject = find_subjects(package)[0]
-    return Conversation(variant=open_variant(subject.folder, threads=threads), max_new_tokens=max_new_tokens)
+    subject, settings = tuned_subjects(package, tuning)[0]
+    variant = open_variant(
+        subject.folder,
+        threads=threads or (settings.threads if settings else None),
+        session_options=settings.session_options if settings else None,
+    )
+    return Conversation(variant=variant, max_new_tokens=max_new_tokens)

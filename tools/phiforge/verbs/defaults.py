@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Modules whose code decides what a measurement says.
-MEASURING_CODE = ("validation", "runtime", "evidence.py", "machine.py")
+MEASURING_CODE = ("decoder", "validation", "runtime", "evidence.py", "machine.py")
 MEASURING_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
 
 
@@ -27,6 +27,16 @@ def default_texts() -> Path:
     """
     check_embedded(EVAL_DIR, CHECKPOINT_DIR)
     return EVAL_DIR / "text.jsonl"
+
+
+def default_calibration() -> Path:
+    """The embedded calibration texts, which no evaluation uses.
+
+    Raises:
+        LeakageError: They are not what they were when they were held apart.
+    """
+    check_embedded(EVAL_DIR, CHECKPOINT_DIR)
+    return EVAL_DIR / "calibration.jsonl"
 
 
 def default_tasks(checkpoint: Path) -> Path | None:

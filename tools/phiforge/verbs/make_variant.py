@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from phiforge.graph.inspect import check_graph, inspect_graph
 from phiforge.hashing import content_key, hash_files, hash_listing
-from phiforge.olive.driver import PACKAGE_FILE, WORKFLOW_FILE, OliveRun, run_olive
+from phiforge.olive.driver import CALIBRATION_FILE, PACKAGE_FILE, WORKFLOW_FILE, OliveRun, run_olive
 from phiforge.variant import MODEL_FOLDER, PLAN_FILE, RECORD_FILE, CheckpointFacts, VariantRecord, WeightGroup
 
 if TYPE_CHECKING:
@@ -33,11 +33,12 @@ _GROUPS = {
 
 
 def make_variant(
-    plan: Plan, variant: VariantPlan, checkpoint: Path, store: Store, stages: Stages, *, tied: bool
+    plan: Plan, variant: VariantPlan, checkpoint: Path, store: Store, stages: Stages, calibration: Path
 ) -> Path:
     """Return the stage folder of the variant, built now unless the store has it.
 
-    The folder holds `model/`, `variant.json`, the workflow and the checkpoint's licence.
+    The folder holds `model/`, `variant.json`, the workflow, the checkpoint's licence and, if the workflow names them,
+    the calibration texts.
 
     Raises:
         PhiforgeError: The build failed in an expected way.
@@ -50,15 +51,23 @@ def make_variant(
     # Olive's cache is shared by all pipelines on one checkpoint, so that a quantized checkpoint is made once.
     work = store.work("olive", work_key(plan))
     with stages.timed(stage), store.stage("variant", variant.key) as folder:
-        run = OliveRun(workflow=variant.workflow, checkpoint=checkpoint, work=work, output=folder / MODEL_FOLDER)
+        run = OliveRun(
+            workflow=variant.workflow,
+            checkpoint=checkpoint,
+            work=work,
+            output=folder / MODEL_FOLDER,
+            calibration=calibration if variant.calibrated else None,
+        )
         run_olive(run, stages.watcher.advanced)
         facts = inspect_graph(folder / MODEL_FOLDER / "model.onnx")
-        check_graph(facts, variant.weights, tied=tied)
+        check_graph(facts, variant.weights, tied=variant.tied, last_logits=_last_logits(variant))
         for name in (WORKFLOW_FILE, PACKAGE_FILE):
             shutil.copyfile(work / name, folder / name)
+        if run.calibration:
+            shutil.copyfile(run.calibration, folder / CALIBRATION_FILE)
         for licence in sorted(checkpoint.glob(LICENCE_PATTERN)):
             shutil.copyfile(licence, folder / licence.name)
-        record = _record(plan, variant, facts, folder, tied=tied)
+        record = _record(plan, variant, facts, folder)
         (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         text = json.dumps(plan.as_dict(variant.name), indent=1, sort_keys=True)
         (folder / PLAN_FILE).write_text(text + "\n", encoding="utf-8")
@@ -72,7 +81,7 @@ def work_key(plan: Plan) -> str:
     return content_key([plan.fingerprint, dict(plan.toolchain)])
 
 
-def _record(plan: Plan, variant: VariantPlan, facts: GraphFacts, folder: Path, *, tied: bool) -> VariantRecord:
+def _record(plan: Plan, variant: VariantPlan, facts: GraphFacts, folder: Path) -> VariantRecord:
     model = folder / MODEL_FOLDER
     return VariantRecord(
         name=variant.name,
@@ -91,9 +100,13 @@ def _record(plan: Plan, variant: VariantPlan, facts: GraphFacts, folder: Path, *
         ),
         options=_options(variant),
         operators=facts.operators,
-        weights=_groups(variant.weights, tied=tied),
+        weights=_groups(variant.weights, tied=variant.tied),
         toolchain=dict(plan.toolchain),
     )
+
+
+def _last_logits(variant: VariantPlan) -> bool:
+    return any(options.get("logits") == "last" for options in variant.workflow["passes"].values())
 
 
 def _options(variant: VariantPlan) -> dict[str, str]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from phiforge.evidence import AnyEvidence, dump_evidence
 from phiforge.hashing import content_key, hash_file
 from phiforge.store import Store, write_atomically
+from phiforge.verbs.checkpoint import locate
 from phiforge.verbs.defaults import default_tasks, default_texts, evidence_code
 from phiforge.verbs.subject import find_subjects
-from phiforge.verbs.watch import Unwatched
+from phiforge.verbs.watch import Stages, Unwatched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ def validate(
     variant: Path,
     checkpoint: Path,
     *,
+    revision: str | None = None,
     output: Path,
     texts: Path | None = None,
     tasks: Path | None = None,
@@ -32,7 +34,8 @@ def validate(
 
     Args:
         variant: A package, a built variant's folder, or a plain model folder.
-        checkpoint: The checkpoint it was built from, which is the reference.
+        checkpoint: The checkpoint it was built from, which is the reference; a folder or a Hub id.
+        revision: The commit of a Hub id; by default the pinned one.
         output: Folder for the evidence; each variant gets a folder of its name in it.
         texts: Held-out text, JSONL with id and text; the embedded one by default.
         tasks: Folder of held-out tasks, JSONL with id, messages and answer; by default the embedded ones, for the
@@ -44,7 +47,9 @@ def validate(
         The evidence folder of each variant, by name.
     """
     written = {}
-    for subject in find_subjects(variant):
+    subjects = find_subjects(variant)
+    checkpoint = locate(checkpoint, revision, Stages(watcher or Unwatched()))
+    for subject in subjects:
         found = run_validation(
             subject,
             checkpoint,

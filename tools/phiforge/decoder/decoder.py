@@ -1,0 +1,183 @@
+"""A checkpoint's decoder, computed layer by layer over all texts at once.
+
+Only one layer's weights are in memory, and the hidden states of all texts lie in a mapped file, so a model of any
+depth needs the memory of one layer. The layers are transformers' own Phi-3 modules, in float32; a text is computed in
+one prefill, so the numbers are those of the whole model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RMSNorm, Phi3RotaryEmbedding
+
+from phiforge.checkpoint.config import load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from phiforge.checkpoint.config import ModelConfig
+    from phiforge.decoder.rows import Rows
+
+    Floats = NDArray[np.float32]
+    Change = Callable[[Floats], Floats]
+
+EMBEDDING = "model.embed_tokens"
+HEAD = "lm_head"
+NORM = "model.norm"
+# The linear modules of a layer, in the order in which they compute.
+QKV, OUTPUT, GATE_UP, DOWN = PARTS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+NORMS = ("input_layernorm", "post_attention_layernorm")
+# Tokens of one calibration text; the rest of a longer one is cut off.
+TEXT_TOKENS = 2048
+# Weights of embedding or head in memory at once: 128 MB as float32.
+BLOCK_WEIGHTS = 32 * 1024 * 1024
+# Hidden states that a head block is multiplied with at once; with 200,064 tokens of vocabulary 410 MB of logits.
+HEAD_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts, one after the other in one array of token ids; `bounds` has the start and stop of each."""
+
+    tokens: NDArray[np.int64]
+    bounds: tuple[tuple[int, int], ...]
+
+    @staticmethod
+    def of(texts: Sequence[Sequence[int]]) -> Batch:
+        """Put texts one after the other."""
+        ends = np.cumsum([len(text) for text in texts]).tolist()
+        tokens = np.array([token for text in texts for token in text], dtype=np.int64)
+        return Batch(tokens, tuple(zip([0, *ends[:-1]], ends, strict=True)))
+
+
+def choose_texts(texts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    """Return texts, in their order and each cut to `TEXT_TOKENS`, until there are `tokens` tokens in all."""
+    chosen: list[list[int]] = []
+    for text in texts:
+        room = tokens - sum(map(len, chosen))
+        if room <= 0:
+            break
+        chosen.append(list(text[: min(TEXT_TOKENS, room)]))
+    return [text for text in chosen if text]
+
+
+class Decoder:
+    """The decoder of a checkpoint; every part of it is read from disk when it is asked for."""
+
+    def __init__(self, checkpoint: Path, weights: Rows, *, tied: bool | None = None) -> None:
+        """Read the configuration.
+
+        Args:
+            checkpoint: A sound checkpoint folder, for its configuration.
+            weights: Its weights, or what is to stand in for them.
+            tied: Whether the head is the embedding table; None for what the configuration says.
+        """
+        self.config: ModelConfig = load_config(checkpoint)
+        self._weights = weights
+        self._tied = self.config.tied_embeddings if tied is None else tied
+        self._settings: Any = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+        self._settings._attn_implementation = "sdpa"
+
+    @property
+    def head_module(self) -> str:
+        """The module whose weight is the head."""
+        return EMBEDDING if self._tied else HEAD
+
+    def embed(self, tokens: NDArray[np.int64], change: Change | None = None) -> Floats:
+        """Return the embeddings of token ids, float32 [n, hidden], reading the table block by block.
+
+        `change` gets each block of rows and returns what is to stand for it.
+        """
+        found = np.empty((len(tokens), self.config.hidden_size), np.float32)
+        for start, stop in self._blocks():
+            here = np.flatnonzero((tokens >= start) & (tokens < stop))
+            if len(here):
+                rows = self._weights.read_rows(f"{EMBEDDING}.weight", start, stop)
+                found[here] = (change(rows) if change else rows)[tokens[here] - start]
+        return found
+
+    def layer(self, index: int) -> Any:
+        """Return one layer as transformers' module, its weights float32."""
+        with torch.device("meta"):
+            layer = Phi3DecoderLayer(self._settings, 0)
+        names = [f"{part}.weight" for part in (*NORMS, *PARTS)]
+        state = {name: torch.from_numpy(self._weights.read(f"model.layers.{index}.{name}")) for name in names}
+        layer.load_state_dict(state, assign=True)
+        layer.requires_grad_(False)
+        return layer.eval()
+
+    def attend(self, layer: Any, normed: torch.Tensor) -> torch.Tensor:
+        """Return what a layer's attention gives to its output projection, [n, heads * head size], for one text."""
+        with _without(layer.self_attn, "o_proj"):
+            positions = torch.arange(len(normed))[None]
+            rotary = self._rotary(normed, positions)
+            found: torch.Tensor = layer.self_attn(normed[None], position_embeddings=rotary, attention_mask=None)[0]
+        return found[0]
+
+    def forward(self, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """Return a layer's output for one text, [n, hidden]."""
+        positions = torch.arange(len(hidden))[None]
+        rotary = self._rotary(hidden, positions)
+        found: torch.Tensor = layer(hidden[None], attention_mask=None, position_embeddings=rotary)
+        return found[0]
+
+    def normalize(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the final norm of hidden states."""
+        found: torch.Tensor = self._norm(hidden)
+        return found
+
+    def logits(self, normed: torch.Tensor, change: Change | None = None) -> torch.Tensor:
+        """Return logits, float32 [n, vocabulary], reading the head block by block; `change` as for `embed`."""
+        found = torch.empty((len(normed), self.config.vocab_size))
+        for start, stop in self._blocks():
+            rows = self._weights.read_rows(f"{self.head_module}.weight", start, stop)
+            found[:, start:stop] = normed @ torch.from_numpy(change(rows) if change else rows).T
+        return found
+
+    def _blocks(self) -> Iterator[tuple[int, int]]:
+        step = max(1, BLOCK_WEIGHTS // self.config.hidden_size)
+        for start in range(0, self.config.vocab_size, step):
+            yield start, min(start + step, self.config.vocab_size)
+
+    @cached_property
+    def _rotary(self) -> Any:
+        return Phi3RotaryEmbedding(self._settings)
+
+    @cached_property
+    def _norm(self) -> Any:
+        norm = Phi3RMSNorm(self.config.hidden_size, eps=self._settings.rms_norm_eps)
+        norm.load_state_dict({"weight": torch.from_numpy(self._weights.read(f"{NORM}.weight"))}, assign=True)
+        return norm.requires_grad_(False)
+
+
+@contextmanager
+def _without(module: Any, name: str) -> Iterator[None]:
+    """Let a submodule do nothing for a while."""
+    kept = getattr(module, name)
+    setattr(module, name, torch.nn.Identity())
+    try:
+        yield
+    finally:
+        setattr(module, name, kept)
+
+
+@contextmanager
+def mapped_floats(folder: Path, rows: int, columns: int) -> Iterator[Floats]:
+    """Yield a float32 array [rows, columns] in a mapped temporary file, whose pages the system may write out and drop.
+
+    The folder must be on a disk; a file in a memory file system would count as memory.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp") as file:
+        yield np.memmap(file, dtype=np.float32, mode="w+", shape=(max(rows, 1), columns))

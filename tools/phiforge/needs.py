@@ -1,0 +1,171 @@
+"""What a build is predicted to need: peak anonymous memory and time of each step, and disk. Pure.
+
+All numbers are `predicted`. Memory follows from the shapes: each step's largest arrays, on top of what the process
+needs for itself. The constants were measured on the machine of docs/benchmarks.md, where predictions stand beside
+measurements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from phiforge.checkpoint.config import ModelConfig
+    from phiforge.pipeline import Pipeline
+
+# Anonymous memory of a build's process tree with next to no weights: Python, Olive, torch and numba.
+BASE_MEMORY_BYTES = 420_000_000
+# The quantizer reads so many weights at a time, and holds them and its steps as about four float32 arrays.
+BLOCK_WEIGHTS = 16 * 1024 * 1024
+QUANTIZE_COPIES = 4
+# The rotary caches stay in the graph: float32 cosines and sines, for short and long factors, copied when serialized.
+ROTARY_COPIES = 4
+# Weights quantized per second on two cores.
+WEIGHTS_PER_S = {"rtn": 150e6, "k-quant": 16e6}
+ROTATED_WEIGHTS_PER_S = 40e6
+# Floating-point operations per second of float32 matrix products on two cores.
+FLOPS = 200e9
+# Start of Python, Olive and torch, and the graph of a small model.
+BASE_SECONDS = 14.0
+COPY_BYTES_PER_S = 300e6
+# GPTQ holds so many arrays of a module's Hessian and of its weight.
+GPTQ_HESSIANS, GPTQ_WEIGHTS = 3, 3
+# A text in memory at once while a layer computes, and the rows of logits of the reference.
+TEXT_TOKENS, LOGIT_ROWS = 4096, 512
+
+
+class Weight(Protocol):
+    """What one module's weight becomes; `phiforge.plan.WeightPlan`."""
+
+    @property
+    def module(self) -> str:
+        """Its module."""
+
+    @property
+    def columns(self) -> int:
+        """Inputs of the module."""
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes in the variant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepNeeds:
+    """One step of a build: peak anonymous memory of all its processes, wall time."""
+
+    step: str
+    memory_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What the build is predicted to need, and the disk it takes at its fullest; the runtime's share is not in it."""
+
+    steps: tuple[StepNeeds, ...]
+    disk_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """The peak of the step that needs most."""
+        return max(step.memory_bytes for step in self.steps)
+
+    @property
+    def seconds(self) -> float:
+        """All steps but the reference, which belongs to the validation."""
+        return sum(step.seconds for step in self.steps if step.step != "reference")
+
+
+def predict(config: ModelConfig, variants: Sequence[tuple[Pipeline, Sequence[Weight], int]]) -> Preflight:
+    """Return what a build needs.
+
+    Args:
+        config: The checkpoint's configuration.
+        variants: For each variant its pipeline, its weights and the bytes of what stays float32.
+    """
+    steps = [step for pipeline, weights, _ in variants for step in _steps(config, pipeline, weights)]
+    disk = sum(_disk(config, pipeline, weights, floats) for pipeline, weights, floats in variants)
+    return Preflight(steps=(*steps, _reference(config)), disk_bytes=disk)
+
+
+def _steps(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight]) -> Iterator[StepNeeds]:
+    total = sum(weight.weights for weight in weights)
+    options = pipeline.quantize_options()
+    if pipeline.rotate_options():
+        yield predict_rotation(weights)
+    if options.calibrated:
+        memory = max(_calibrated_memory(config, weights), _streamed_memory(weights))
+        seconds = _calibrated_seconds(weights, options.calibration_tokens)
+        yield StepNeeds(step="quantize", memory_bytes=memory, seconds=seconds)
+    else:
+        seconds = total / WEIGHTS_PER_S[options.algorithm]
+        yield StepNeeds(step="quantize", memory_bytes=_streamed_memory(weights), seconds=seconds)
+    stored = sum(weight.stored_bytes for weight in weights)
+    memory = BASE_MEMORY_BYTES + ROTARY_COPIES * _rotary_bytes(config)
+    yield StepNeeds(step="export", memory_bytes=memory, seconds=BASE_SECONDS + 4 * stored / COPY_BYTES_PER_S)
+
+
+def _streamed_memory(weights: Sequence[Weight]) -> int:
+    largest = max(weight.weights for weight in weights)
+    return BASE_MEMORY_BYTES + QUANTIZE_COPIES * 4 * min(BLOCK_WEIGHTS, largest)
+
+
+def predict_rotation(weights: Sequence[Weight]) -> StepNeeds:
+    """Return what a rotation needs: modules that write the stream are rotated whole, read, rotated and as stored."""
+    largest = max(weight.weights for weight in weights if weight.module.endswith(("o_proj", "down_proj")))
+    seconds = sum(weight.weights for weight in weights) / ROTATED_WEIGHTS_PER_S
+    return StepNeeds(step="rotate", memory_bytes=BASE_MEMORY_BYTES + 3 * 4 * largest, seconds=seconds)
+
+
+def _calibrated_memory(config: ModelConfig, weights: Sequence[Weight]) -> int:
+    layer = [weight for weight in weights if weight.module.startswith("model.layers.0.")]
+    layer_bytes = 4 * sum(weight.weights for weight in layer)
+    working = max(4 * (GPTQ_HESSIANS * w.columns**2 + GPTQ_WEIGHTS * w.weights) for w in layer)
+    return BASE_MEMORY_BYTES + layer_bytes + working
+
+
+def _calibrated_seconds(weights: Sequence[Weight], tokens: int) -> float:
+    layers = [weight for weight in weights if ".layers." in weight.module]
+    forward = sum(2 * tokens * weight.weights for weight in layers)
+    hessians = sum(2 * tokens * weight.columns**2 for weight in layers)
+    solving = sum(2 * weight.weights * weight.columns + 2 * weight.columns**3 for weight in layers)
+    return (forward + hessians + solving) / FLOPS
+
+
+def _reference(config: ModelConfig) -> StepNeeds:
+    """The drift reference: a layer, a text's widest activations, then rows of logits."""
+    layer = 4 * _layer_weights(config)
+    text = 4 * min(TEXT_TOKENS, config.max_positions) * 3 * config.intermediate_size
+    logits = 2 * 4 * LOGIT_ROWS * config.vocab_size
+    memory = BASE_MEMORY_BYTES + max(layer + text, logits)
+    return StepNeeds(step="reference", memory_bytes=memory, seconds=0.0)
+
+
+def _layer_weights(config: ModelConfig) -> int:
+    heads = config.head_count * config.head_size
+    keys = config.kv_head_count * config.head_size
+    return config.hidden_size * (2 * heads + 2 * keys + 3 * config.intermediate_size)
+
+
+def _disk(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight], float_bytes: int) -> int:
+    """The quantized checkpoint, then the variant in Olive's cache, in the store and in the package."""
+    stored = sum(weight.stored_bytes for weight in weights) + float_bytes
+    disk = 4 * (stored + _rotary_bytes(config))
+    if pipeline.rotate_options():
+        disk += 2 * sum(weight.weights for weight in weights)
+    options = pipeline.quantize_options()
+    if options.calibrated:
+        disk += stored + 4 * options.calibration_tokens * (2 * config.hidden_size + config.intermediate_size)
+    return disk
+
+
+def _rotary_bytes(config: ModelConfig) -> int:
+    return config.max_positions * config.rotary_size * 4 * (2 if config.rope_kind == "longrope" else 1)
