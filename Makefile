@@ -1,6 +1,7 @@
 # make demo   build, validate, judge and package the embedded model
 # make test   set up and run every check but the long ones (under 15 minutes on two cores)
 # make bench  the tables of docs/quantization.md and docs/benchmarks.md, from real runs
+# make bench-speed MODELS="stock=FOLDER ours=FOLDER"   prefill and decode of model folders in one interleaved run
 # make nano   train the embedded model anew (about an hour on two cores)
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 NANO := tools/phiforge/checkpoint/nano/phi-4-nano
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-all lint unit tiny bench nano clean
+.PHONY: demo test test-all lint unit tiny bench bench-speed nano clean
 
 demo: $(VENV)/.user
 	$(BIN)/phiforge build $(NANO) --target cpu-x64
@@ -34,6 +35,9 @@ tiny: $(VENV)/.dev
 bench: $(VENV)/.user
 	$(BIN)/python tests/bench/quantization.py
 	$(BIN)/python tests/bench/resources.py
+
+bench-speed: $(VENV)/.user
+	$(BIN)/python tests/bench/speed.py $(MODELS)
 
 nano: $(VENV)/.user
 	$(BIN)/python -m phiforge.checkpoint.nano.train artifacts/nano

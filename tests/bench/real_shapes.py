@@ -69,7 +69,7 @@ def write_real_shape(folder: Path, model: str, *, layers: int | None = None) -> 
 def _random_rows(
     pool: NDArray[np.float32], number: int, shape: tuple[int, ...]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield blocks of rows: numbers from the pool, each block from another place; some channels are six times as large."""
+    """Yield blocks of rows: numbers from the pool, each block from another place; some channels six times as large."""
     random = np.random.default_rng(number)
     if len(shape) == 1:
         yield 0, (1 + 0.1 * pool[: shape[0]]).astype(np.float32)

@@ -1,6 +1,6 @@
 """Memory and time at real shapes: the table of docs/benchmarks.md, each job in processes of its own.
 
-    python tests/bench/scale.py [--jobs NAME ...] [--checkpoints FOLDER] [--output artifacts/bench/scale] [--layers N]
+    PYTHONPATH=tests python -m bench.scale [--jobs NAME ...] [--checkpoints FOLDER] [--output FOLDER] [--layers N]
 
 Jobs of one model run one after the other, so that their ratios are of one run. `stock` is the onnxruntime-genai
 builder's own int4 build, which needs 22 GiB of free memory for Phi-4-mini. Checkpoints of real shapes with random
@@ -22,13 +22,15 @@ from phiforge.checkpoint.inspect import inspect_checkpoint
 from phiforge.checkpoint.nano import EVAL_DIR
 from phiforge.hashing import hash_file
 from phiforge.needs import predict_rotation
-from phiforge.olive.driver import CALIBRATION_FILE, OliveRun, run_olive
+from phiforge.olive.driver import OliveRun, run_olive
 from phiforge.pipeline import Pipeline, load_pipeline
 from phiforge.plan import Plan, resolve
 from phiforge.target import load_profile
+from phiforge.variant import CALIBRATION_FILE
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
+FEW_TOKENS = 1024
 CALIBRATION = EVAL_DIR / "calibration.jsonl"
 
 
@@ -80,9 +82,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="cut the models to so many layers")
     parser.add_argument("--keep", action="store_true", help="keep what was built")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
+    parser.add_argument("--few-tokens", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
-        run_inside(args.inside, args.checkpoints, args.output)
+        run_inside(args.inside, args.checkpoints, args.output, few_tokens=args.few_tokens)
         return
     rows = []
     for name in args.jobs:
@@ -95,13 +98,13 @@ def main() -> None:
     sys.stdout.write(_table(rows))
 
 
-def run_job(name: str, checkpoint: Path, output: Path) -> Row:
-    """Run one job from nothing under watch."""
+def run_job(name: str, checkpoint: Path, output: Path, *, few_tokens: bool = False) -> Row:
+    """Run one job from nothing under watch; with few calibration tokens it takes less time and as much memory."""
     job = JOBS[name]
     folder = output / name.replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    watched = run_watched(_command(name, checkpoint, folder), folder / "log.txt")
+    watched = run_watched(_command(name, checkpoint, folder, few_tokens), folder / "log.txt")
     predicted = _predicted(job, checkpoint)
     made = [*folder.rglob("model.onnx*"), *folder.rglob("rotated/*.safetensors")]
     return Row(
@@ -117,23 +120,22 @@ def run_job(name: str, checkpoint: Path, output: Path) -> Row:
     )
 
 
-def _command(name: str, checkpoint: Path, folder: Path) -> list[str]:
+def _command(name: str, checkpoint: Path, folder: Path, few_tokens: bool) -> list[str]:
     if JOBS[name].kind == "stock":
-        return [
-            sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint),
-            "-o", str(folder / "model"), "-p", "int4", "-e", "cpu", "-c", str(folder / "cache"), "--extra_options", "int4_accuracy_level=4",
-        ]  # fmt: skip
-    return [
-        sys.executable, str(Path(__file__)), "--inside", name, "--checkpoints", str(checkpoint),
-        "--output", str(folder),
-    ]  # fmt: skip
+        options = {"-i": checkpoint, "-o": folder / "model", "-p": "int4", "-e": "cpu", "-c": folder / "cache"}
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+        command += [str(part) for option in options.items() for part in option]
+        return [*command, "--extra_options", "int4_accuracy_level=4"]
+    command = [sys.executable, "-m", "bench.scale", "--inside", name]
+    command += ["--checkpoints", str(checkpoint), "--output", str(folder)]
+    return [*command, "--few-tokens"] if few_tokens else command
 
 
-def run_inside(name: str, checkpoint: Path, folder: Path) -> None:
+def run_inside(name: str, checkpoint: Path, folder: Path, *, few_tokens: bool) -> None:
     """Do one job's work, in the process that is watched."""
     job = JOBS[name]
     if job.kind == "build":
-        plan = _plan(job, checkpoint)
+        plan = _plan(job, checkpoint, {"calibration_tokens": FEW_TOKENS} if few_tokens else {})
         run = OliveRun(
             workflow=plan.variants[0].workflow,
             checkpoint=checkpoint,
@@ -157,25 +159,25 @@ def run_inside(name: str, checkpoint: Path, folder: Path) -> None:
 
 
 def _pipeline(job: Job) -> Pipeline:
-    pipeline = load_pipeline(ROOT / "pipelines" / "cpu-int4.yaml")
-    passes = {key: item for key, item in pipeline.passes.items() if item.type != "PhiforgeRotate"}
-    pipeline = pipeline.model_copy(update={"passes": passes}).with_quantize_options(**job.options)
+    pipeline = load_pipeline(ROOT / "pipelines" / "cpu-int4-k-quant.yaml").with_quantize_options(**job.options)
     if pipeline.quantize_options().calibrated:
         return pipeline.with_quantize_options(calibration=CALIBRATION_FILE, calibration_sha256=hash_file(CALIBRATION))
     return pipeline
 
 
-def _plan(job: Job, checkpoint: Path) -> Plan:
+def _plan(job: Job, checkpoint: Path, changes: dict[str, object]) -> Plan:
     profile = load_profile(ROOT / "targets" / "cpu-x64.toml")
     facts = inspect_checkpoint(checkpoint, scan=False)
-    return resolve(facts, "bench", [profile], {profile.build.pipeline: _pipeline(job)}, {})
+    name = profile.build.pipeline
+    pipeline = _pipeline(job).with_quantize_options(**changes).model_copy(update={"name": name})
+    return resolve(facts, "bench", [profile], {name: pipeline}, {})
 
 
 def _predicted(job: Job, checkpoint: Path) -> tuple[int, float] | None:
     """The plan's memory and time of the job's steps."""
     if job.kind == "stock":
         return None
-    plan = _plan(job, checkpoint)
+    plan = _plan(job, checkpoint, {})
     if job.kind == "rotate":
         steps = [predict_rotation(plan.variants[0].weights)]
     else:

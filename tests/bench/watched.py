@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -26,8 +27,10 @@ def run_watched(command: Sequence[str], log: Path) -> Watched:
     """Run a command to its end, its output in `log`, sampling memory every 50 ms."""
     start = time.monotonic()
     peak = 0
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "tools"), str(root / "tests")])}
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         while process.poll() is None:
             peak = max(peak, tree_anonymous_bytes(process.pid))
             time.sleep(INTERVAL_S)

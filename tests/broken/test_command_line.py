@@ -113,6 +113,43 @@ def test_too_little_memory(run: Run, checkpoint: Path, tmp_path: Path, monkeypat
     _assert_nothing_made(tmp_path / "out")
 
 
+def test_what_would_fit_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPTQ holds a layer of 128 M weights; k-quant, which needs no layer, fits in less."""
+    wide = make_checkpoint(tmp_path / "wide", hidden_size=512, intermediate_size=40960, layer_count=1)
+    real = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=1_500_000_000))
+    code, text = run("build", wide, "--target", "cpu-x64", "--output", tmp_path / "out")
+    _assert_told(code, text, errors.MemoryTooSmallError)
+    assert "What fits: --pipeline cpu-int4-k-quant" in text
+    _assert_nothing_made(tmp_path / "out")
+
+
+def test_calibration_on_what_is_asked_later(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    held_out = json.loads(defaults.default_texts().read_text(encoding="utf-8").splitlines()[3])
+    lines = defaults.default_calibration().read_text(encoding="utf-8")
+    leaking = tmp_path / "leaking.jsonl"
+    hidden = {"id": "harmless", "text": f"Some words before. {held_out['text'].upper()}  And after."}
+    leaking.write_text(lines + json.dumps(hidden) + "\n", encoding="utf-8")
+    code, told = run("build", checkpoint, "--target", "cpu-x64", "--calibration", leaking, "--output", tmp_path / "out")
+    _assert_told(code, told, errors.LeakageError)
+    _assert_nothing_made(tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe", b'{"id": "a", "text": "short"}\n'])
+def test_calibration_texts_that_are_none(run: Run, checkpoint: Path, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "calibration.jsonl"
+    file.write_bytes(content)
+    code, told = run("build", checkpoint, "--target", "cpu-x64", "--calibration", file, "--output", tmp_path / "out")
+    _assert_told(code, told, errors.CalibrationInvalidError)
+    _assert_nothing_made(tmp_path / "out")
+
+
+def test_a_target_below_what_the_codes_take(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    code, told = run("build", checkpoint, "--target", "cpu-x64", "--target-bpw", "4.1", "--output", tmp_path / "out")
+    _assert_told(code, told, errors.PipelineInvalidError)
+    assert "cannot reach 4.1 bits" in told
+
+
 def test_too_little_disk(run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1000))

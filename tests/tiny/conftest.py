@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,15 @@ import phiforge
 from broken.checkpoints import make_checkpoint
 from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
 from phiforge.packaging.layout import variant_folders
+from phiforge.validation.twin import scored_folder
 from phiforge.verbs.build import BuildResult
 
-PROJECT = Path(__file__).parents[2]
+PRUNED_PIPELINE = """
+passes:
+  quantize:
+    {type: PhiforgeQuantize, algorithm: k-quant, bits: 4, block_size: 32, symmetric: false, mixed: k-quant-mixed}
+  export: {type: PhiforgeExport, provider: cpu, logits: last}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +48,13 @@ def nano_variant(nano_build: BuildResult) -> Path:
 
 
 @pytest.fixture(scope="session")
+def nano_every_position(nano_variant: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The embedded model's CPU variant with the logits of every position: itself, or its twin."""
+    with scored_folder(nano_variant, tmp_path_factory.mktemp("every-position")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of random weights, for builds whose answers do not matter."""
     return make_checkpoint(tmp_path_factory.mktemp("small") / "small", hidden_size=128)
@@ -54,9 +68,8 @@ def pruned_build(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
     for name, lines in (("text.jsonl", 24), ("tasks/facts.jsonl", 24)):
         kept = (EVAL_DIR / name).read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
         (folder / name).write_text("".join(kept), encoding="utf-8")
-    text = (PROJECT / "pipelines" / "cpu-int4.yaml").read_text(encoding="utf-8")
-    pipeline = folder / "cpu-int4-last.yaml"
-    pipeline.write_text(text.replace("accuracy_level: 4", "accuracy_level: 4\n    logits: last"), encoding="utf-8")
+    pipeline = folder / "pruned.yaml"
+    pipeline.write_text(PRUNED_PIPELINE, encoding="utf-8")
     return phiforge.build(
         nano_checkpoint,
         targets=["cpu-x64"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,21 @@ def test_other_shapes_go_through_the_same_command(tmp_path: Path, pipeline: str,
     probes = [f for f in result.verdicts["cpu-x64"].findings if f.budget.startswith("probe:")]
     wrong = [f.reason for f in probes if f.outcome is not Outcome.PASS and f.budget != "probe:stopping"]
     assert wrong == []
+
+
+def test_a_bit_budget_is_spent_on_what_is_measured(small_checkpoint: Path, tmp_path: Path) -> None:
+    """The plan says which weights get int8, the graph has them (the build checks it), and the budget is kept."""
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"id": "a", "text": "one two three four"}\n', encoding="utf-8")
+    build = partial(phiforge.build, small_checkpoint, targets=["cpu-x64"], output=tmp_path / "out", texts=texts)
+    result = build(target_bpw=5.2)
+    (variant,) = result.plan.variants
+    raised = variant.workflow["passes"]["quantize"]["int8_modules"]
+    assert {weight.module for weight in variant.weights if weight.spec.bits == 8} == set(raised)
+    assert 0 < len(raised) < len(variant.weights)
+    assert 4.3 < variant.bits_per_weight <= 5.2
+    (file,) = (tmp_path / "out" / "store" / "sensitivity").glob("*/sensitivity.json")
+    costs = json.loads(file.read_text(encoding="utf-8"))
+    assert set(costs) == {weight.module for weight in variant.weights}
+    assert max(costs, key=lambda module: costs[module]) in raised or len(raised) > 1
+    assert all(stage.reused for stage in build(target_bpw=5.2).stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 
 from phiforge.evidence import Drift, Probes, load_evidence
 from phiforge.gate import Outcome
-from phiforge.graph.twin import make_twin
+from phiforge.graph.twin import graph_difference, make_twin
+from phiforge.olive.export_variant import export_variant
+from phiforge.olive.quantize_checkpoint import quantize_checkpoint
 from phiforge.packaging.layout import variant_folders
+from phiforge.pipeline import ExportOptions, QuantizeOptions
 from phiforge.runtime.generate import generate
 from phiforge.runtime.logits import logits, trace_greedy
 from phiforge.runtime.variant import Variant, open_variant
+from phiforge.validation.twin import scored_folder
 from phiforge.verbs.build import BuildResult
 
 QUESTIONS = ["What is 12 + 30?", "What is 75 + 38?", "Who is Ana?", "Ana has 3 apples and gets 4 more. How many?"]
@@ -27,9 +32,10 @@ def pruned_variant(pruned_build: BuildResult) -> Path:
 
 
 @pytest.fixture(scope="module")
-def variants(nano_variant: Path, pruned_variant: Path) -> tuple[Variant, Variant]:
+def variants(pruned_variant: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Variant, Variant]]:
     """The variant with the logits of every position, and the one with the last position's; nothing else differs."""
-    return open_variant(nano_variant, threads=2), open_variant(pruned_variant, threads=2)
+    with scored_folder(pruned_variant, tmp_path_factory.mktemp("twin")) as twin:
+        yield open_variant(twin, threads=2), open_variant(pruned_variant, threads=2)
 
 
 def test_it_is_validated_on_its_twin(pruned_build: BuildResult) -> None:
@@ -45,10 +51,19 @@ def test_it_is_validated_on_its_twin(pruned_build: BuildResult) -> None:
     assert not list(pruned_build.package.parent.rglob(".twin-*"))
 
 
-def test_the_twin_is_the_unpruned_build(nano_variant: Path, pruned_variant: Path, tmp_path: Path) -> None:
-    make_twin(pruned_variant, tmp_path)
+def test_the_twin_is_the_unpruned_build(nano_checkpoint: Path, tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("quantized", "all", "last", "twin")}
+    for folder in folders.values():
+        folder.mkdir()
+    quantize = QuantizeOptions(type="PhiforgeQuantize", algorithm="rtn", bits=4, block_size=128, symmetric=False)
+    quantize_checkpoint(nano_checkpoint, folders["quantized"], quantize, threads=1, progress=lambda *_: None)
+    for logits_of in ("all", "last"):
+        export = ExportOptions(type="PhiforgeExport", provider="cpu", logits=logits_of)
+        export_variant(folders["quantized"], folders[logits_of], export, progress=lambda *_: None)
+    make_twin(folders["last"], folders["twin"])
+    assert graph_difference(folders["twin"] / "model.onnx", folders["all"] / "model.onnx") == ()
     ids = np.random.default_rng(0).integers(4, 900, 300).tolist()
-    twin, every = open_variant(tmp_path, threads=1), open_variant(nano_variant, threads=1)
+    twin, every = (open_variant(folders[name], threads=1) for name in ("twin", "all"))
     for length in (7, 256, 257, 300):
         np.testing.assert_array_equal(logits(twin, ids[:length]), logits(every, ids[:length]))
 

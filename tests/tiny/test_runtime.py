@@ -1,4 +1,4 @@
-"""A real variant under the real runtime. Fixtures: nano_variant (a built variant folder), nano_checkpoint."""
+"""A real variant under the real runtime. Fixtures: nano_variant and nano_every_position, variant folders."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from phiforge.runtime.variant import Variant, check_files, onnx_names, open_vari
 
 
 @pytest.fixture(scope="module")
-def variant(nano_variant: Path) -> Variant:
-    return open_variant(nano_variant, threads=1)
+def variant(nano_every_position: Path) -> Variant:
+    return open_variant(nano_every_position, threads=1)
 
 
 @pytest.fixture(scope="module")

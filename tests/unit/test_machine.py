@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from phiforge.machine import cgroup_cpus, count_cores, default_threads, describe_machine, tool_versions
+from phiforge import machine
+from phiforge.machine import (
+    cgroup_cpus,
+    count_cores,
+    default_threads,
+    describe_machine,
+    thread_choices,
+    tool_versions,
+)
 
 
 def siblings(root: Path, pairs: dict[int, str]) -> Path:
@@ -62,3 +70,22 @@ def test_this_machine_is_described() -> None:
 def test_versions_of_what_is_installed() -> None:
     versions = tool_versions(["numpy", "no-such-distribution"])
     assert list(versions) == ["numpy"]
+
+
+@pytest.mark.parametrize(
+    ("default", "logical", "limit", "choices"),
+    [
+        (2, 2, None, (2, 1)),
+        (1, 1, None, (1,)),
+        (8, 16, None, (8, 1, 4, 16)),
+        (4, 64, 4.0, (4, 1, 2)),
+        (3, 64, 3.5, (3, 1, 4)),
+    ],
+)
+def test_threads_worth_trying_begin_with_the_default(
+    monkeypatch: pytest.MonkeyPatch, default: int, logical: int, limit: float | None, choices: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(machine, "default_threads", lambda: default)
+    monkeypatch.setattr(machine, "_allowed_cpus", lambda: list(range(logical)))
+    monkeypatch.setattr(machine, "cgroup_cpus", lambda *_: limit)
+    assert thread_choices() == choices

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from phiforge.verbs.pipelines import pipelines
     from phiforge.verbs.report import report
     from phiforge.verbs.targets import targets
+    from phiforge.verbs.tune import tune
     from phiforge.verbs.validate import validate
     from phiforge.verbs.verify import verify
 
@@ -31,6 +32,7 @@ __all__ = [
     "pipelines",
     "report",
     "targets",
+    "tune",
     "validate",
     "verify",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sysconfig
@@ -45,6 +46,18 @@ def default_threads() -> int:
     threads = min(cores, len(cpus))
     limit = cgroup_cpus(Path("/sys/fs/cgroup"), _own_cgroup())
     return max(1, threads if limit is None else min(threads, int(limit)))
+
+
+def thread_choices() -> tuple[int, ...]:
+    """Return the numbers of threads worth trying, the default first, then from few to many.
+
+    They are 1, half and all of the physical cores that this process may use, and all of its logical ones.
+    """
+    default, logical = default_threads(), len(_allowed_cpus())
+    limit = cgroup_cpus(Path("/sys/fs/cgroup"), _own_cgroup())
+    if limit is not None:
+        logical = min(logical, math.ceil(limit))
+    return tuple(dict.fromkeys([default, *sorted({1, max(1, default // 2), default, max(default, logical)})]))
 
 
 def tool_versions(names: Iterable[str]) -> dict[str, str]:

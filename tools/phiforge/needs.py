@@ -21,8 +21,8 @@ BASE_MEMORY_BYTES = 420_000_000
 # The quantizer reads so many weights at a time, and holds them and its steps as about four float32 arrays.
 BLOCK_WEIGHTS = 16 * 1024 * 1024
 QUANTIZE_COPIES = 4
-# The rotary caches stay in the graph: float32 cosines and sines, for short and long factors, copied when serialized.
-ROTARY_COPIES = 4
+# The rotary tables pass through the export: float32 cosines and sines, for short and long factors, copied on the way.
+ROTARY_COPIES = 3
 # Weights quantized per second on two cores.
 WEIGHTS_PER_S = {"rtn": 150e6, "k-quant": 16e6}
 ROTATED_WEIGHTS_PER_S = 40e6
@@ -74,9 +74,14 @@ class Preflight:
     disk_bytes: int
 
     @property
+    def largest_step(self) -> StepNeeds:
+        """The step that needs most memory."""
+        return max(self.steps, key=lambda step: step.memory_bytes)
+
+    @property
     def memory_bytes(self) -> int:
         """The peak of the step that needs most."""
-        return max(step.memory_bytes for step in self.steps)
+        return self.largest_step.memory_bytes
 
     @property
     def seconds(self) -> float:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 RECORD_FILE = "variant.json"
 PLAN_FILE = "plan.json"
 MODEL_FOLDER = "model"
+# The texts a variant was calibrated on. They stay with the build and are not packaged, since they may not be public.
+CALIBRATION_FILE = "calibration.jsonl"
 
 
 class Facts(BaseModel):

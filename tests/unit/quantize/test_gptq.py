@@ -271,6 +271,6 @@ def test_refuses_weights_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="32 columns, but the Hessian has 64"):
         quantize_with(factor, weight[:, :32], spec)
     with pytest.raises(ValueError, match="float64"):
-        quantize_with(factor, weight.astype(np.float64), spec)  # type: ignore[arg-type]
+        quantize_with(factor, weight.astype(np.float64), spec)
     with pytest.raises(ValueError, match="no multiple of the block size"):
         quantize_with(factor, weight[:, :40], spec)

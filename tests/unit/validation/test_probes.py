@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from phiforge import errors
-from phiforge.runtime.trace import Trace
+from phiforge.runtime.trace import LastRows, Trace
 from phiforge.validation import probes
 from phiforge.validation.drift import ReferenceText, log_softmax
 
@@ -121,3 +121,35 @@ def test_decode_probe_sees_a_cache_that_is_not_recomputed() -> None:
 
     assert run(recomputes=True) == (True, False)
     assert run(recomputes=False) == (False, False)
+
+
+def _last_rows(seed: int) -> LastRows:
+    first, second = np.random.default_rng(seed).normal(size=(2, VOCAB)).astype(np.float32)
+    return LastRows(prefill=first, step=second)
+
+
+def test_pruned_head_probe_allows_rounding_in_a_prefill_alone() -> None:
+    shipped = [_last_rows(0), _last_rows(1)]
+    assert probes.probe_pruned_head([1, 2], shipped, shipped).passed
+    rounded = [shipped[0], LastRows(prefill=shipped[1].prefill * np.float32(1 + 1e-6), step=shipped[1].step)]
+    probe = probes.probe_pruned_head([1, 2], shipped, rounded)
+    assert probe.passed
+    assert "1 of 2 last tokens" in probe.detail
+    assert "limit 1e-05" in probe.detail
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        _last_rows(2),
+        LastRows(prefill=_last_rows(1).prefill, step=_last_rows(1).step * np.float32(1 + 1e-6)),
+        LastRows(prefill=_last_rows(1).prefill * np.float32(1.001), step=_last_rows(1).step),
+        LastRows(prefill=_last_rows(1).prefill * np.float32(np.nan), step=_last_rows(1).step),
+    ],
+)
+def test_pruned_head_probe_fails_on_any_other_difference(twin: LastRows) -> None:
+    assert not probes.probe_pruned_head([1, 2], [_last_rows(0), _last_rows(1)], [_last_rows(0), twin]).passed
+
+
+def test_pruned_head_probe_needs_a_prompt() -> None:
+    assert not probes.probe_pruned_head([], [], []).passed

@@ -40,15 +40,31 @@ Tasks = Annotated[
 ]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="Threads; by default the cores it may use.")]
 Subject = Annotated[Path, typer.Argument(help="A package, a built variant, or a model folder of ONNX Runtime GenAI.")]
+Revision = Annotated[
+    Optional[str], typer.Option("--revision", help="Commit of the Hub's repository; by default the pinned one.")
+]
+UsedTuning = Annotated[
+    Optional[Path], typer.Option("--tuning", help="A tuning.json of this machine: the variant and settings it chose.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress, only the result.")]
 
 
 @app.command()
 def build(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder with config.json, safetensors and tokenizer.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Folder with config.json, safetensors and tokenizer; or a Hub id, to be downloaded.")
+    ],
     target: Targets,
+    revision: Revision = None,
     output: Output = Path("artifacts"),
     pipeline: Annotated[Optional[str], typer.Option("--pipeline", "-p", help="Instead of the profile's.")] = None,
+    target_bpw: Annotated[
+        Optional[float],
+        typer.Option("--target-bpw", min=4, max=10, help="Bits per weight; what gets int8 is measured"),
+    ] = None,
+    calibration: Annotated[
+        Optional[Path], typer.Option("--calibration", help="Calibration text, JSONL with id and text.")
+    ] = None,
     texts: Texts = None,
     tasks: Tasks = None,
     threads: Threads = None,
@@ -67,8 +83,11 @@ def build(
         result = run(
             checkpoint,
             targets=target,
+            revision=revision,
             output=output,
             pipeline=pipeline,
+            target_bpw=target_bpw,
+            calibration=calibration,
             texts=texts,
             tasks=tasks,
             threads=threads,
@@ -83,6 +102,7 @@ def build(
 def validate(
     variant: Subject,
     checkpoint: Annotated[Path, typer.Option("--checkpoint", "-c", help="What it was built from: the reference.")],
+    revision: Revision = None,
     output: Output = Path("artifacts/evidence"),
     texts: Texts = None,
     tasks: Tasks = None,
@@ -93,7 +113,16 @@ def validate(
     from phiforge.verbs.validate import validate as run
 
     with ProgressWatcher(quiet=quiet) as watcher:
-        folders = run(variant, checkpoint, output=output, texts=texts, tasks=tasks, threads=threads, watcher=watcher)
+        folders = run(
+            variant,
+            checkpoint,
+            revision=revision,
+            output=output,
+            texts=texts,
+            tasks=tasks,
+            threads=threads,
+            watcher=watcher,
+        )
     return render.evidence_folders(folders)
 
 
@@ -102,6 +131,7 @@ def bench(
     variant: Subject,
     target: Annotated[str, typer.Option("--target", "-t", help="The device profile that says how to measure.")],
     output: Output = Path("artifacts/evidence"),
+    tuning: UsedTuning = None,
     project: Project = None,
     quiet: Quiet = False,
 ) -> int:
@@ -109,8 +139,45 @@ def bench(
     from phiforge.verbs.bench import bench as run
 
     with ProgressWatcher(quiet=quiet) as watcher:
-        files = run(variant, target=target, output=output, project=project, watcher=watcher)
+        files = run(variant, target=target, output=output, tuning=tuning, project=project, watcher=watcher)
     return render.latency_files(files)
+
+
+@app.command()
+def tune(
+    candidates: Annotated[list[Path], typer.Argument(help="Packages or built variants, in order of preference.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="The device profile whose budgets must be kept.")],
+    output: Output = Path("artifacts/tuning"),
+    evidence: Annotated[
+        Optional[list[Path]], typer.Option("--evidence", "-e", help="Folders with the candidates' evidence.")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=3, help="How often each contender is measured.")] = 5,
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=1, help="Prompt of the timed turn.")] = 128,
+    decode_tokens: Annotated[int, typer.Option("--decode-tokens", min=1, help="Tokens decoded in it.")] = 64,
+    project: Project = None,
+    quiet: Quiet = False,
+) -> int:
+    """Choose variant, threads and session options by measuring on this machine.
+
+    Only candidates whose drift evidence is within the profile's budgets can be chosen. `bench` and `chat` apply the
+    choice with --tuning.
+    """
+    from phiforge.cli.tuning import show_tuning
+    from phiforge.verbs.tune import tune as run
+
+    with ProgressWatcher(quiet=quiet) as watcher:
+        result = run(
+            candidates,
+            target=target,
+            output=output,
+            evidence=evidence or (),
+            rounds=rounds,
+            prompt_tokens=prompt_tokens,
+            decode_tokens=decode_tokens,
+            project=project,
+            watcher=watcher,
+        )
+    return show_tuning(result)
 
 
 @app.command()
@@ -168,11 +235,16 @@ def pipelines(project: Project = None) -> int:
 
 
 @app.command()
-def inspect(path: Annotated[Path, typer.Argument(help="A checkpoint, package, variant or model folder.")]) -> int:
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A checkpoint, package, variant or model folder; or a Hub id.")],
+    revision: Revision = None,
+) -> int:
     """Say what a checkpoint, a variant or a package is, and whether it is sound."""
     from phiforge.verbs.inspect import inspect as run
 
-    return render.inspection(run(path))
+    with ProgressWatcher(quiet=False) as watcher:
+        found = run(path, revision=revision, watcher=watcher)
+    return render.inspection(found)
 
 
 @app.command()
@@ -189,8 +261,9 @@ def chat(
     prompt: Annotated[Optional[str], typer.Option("--prompt", help="Ask this one thing and exit.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 512,
     threads: Threads = None,
+    tuning: UsedTuning = None,
 ) -> int:
     """Talk to a package. End with an empty line."""
     from phiforge.verbs.chat import chat as run
 
-    return render.conversation(run(package, max_new_tokens=max_new_tokens, threads=threads), prompt)
+    return render.conversation(run(package, max_new_tokens=max_new_tokens, threads=threads, tuning=tuning), prompt)

@@ -50,8 +50,8 @@ def show_plan(plan: Plan, out: Console) -> None:
     need = plan.preflight
     lines = [
         (
-            f"[bold]{escape(plan.model)}[/] ({plan.family}, {plan.parameter_count / 1e6:,.1f} M parameters, "
-            f"{size(plan.checkpoint_bytes)}, checkpoint {plan.fingerprint[:12]})"
+            f"[bold]{escape(plan.model)}[/] ({plan.published or plan.family}, {plan.parameter_count / 1e6:,.1f} M "
+            f"parameters, {size(plan.checkpoint_bytes)}, checkpoint {plan.fingerprint[:12]})"
         )
     ]
     for variant in plan.variants:

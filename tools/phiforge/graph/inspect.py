@@ -11,6 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from phiforge import errors
+from phiforge.graph.head import find_pruned_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,11 +35,12 @@ class QuantizedNode:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphFacts:
-    """What is in a decoder's graph."""
+    """What is in a decoder's graph; `last_logits` says that it gives the logits of the last position alone."""
 
     operators: dict[str, int]
     quantized: tuple[QuantizedNode, ...]
     initializer_bytes: int
+    last_logits: bool
     opset: int
 
 
@@ -57,20 +59,23 @@ def inspect_graph(path: Path) -> GraphFacts:
         operators=dict(sorted(Counter(node.op_type for node in model.graph.all_nodes()).items())),
         quantized=tuple(_quantized_nodes(model.graph)),
         initializer_bytes=sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value),
+        last_logits=find_pruned_head(model) is not None,
         opset=model.opset_imports.get("", 0),
     )
 
 
-def check_graph(facts: GraphFacts, weights: Sequence[WeightPlan], *, tied: bool) -> None:
+def check_graph(facts: GraphFacts, weights: Sequence[WeightPlan], *, tied: bool, last_logits: bool = False) -> None:
     """Check that the graph quantizes exactly the planned weights, with the planned bits and blocks.
 
     Args:
         facts: The graph as it is on disk.
         weights: The plan's weights.
         tied: Whether head and embedding are one weight, so that the plan names it once.
+        last_logits: Whether the plan asks for the logits of the last position alone.
 
     Raises:
-        GraphMismatchError: Weights differ in number, bits, blocks or symmetry, or a MatMul is left unquantized.
+        GraphMismatchError: Weights differ in number, bits, blocks or symmetry, a MatMul is left unquantized, or the
+            graph gives the logits of other positions.
     """
     planned = Counter[tuple[int, int, bool]]()
     for weight in weights:
@@ -85,6 +90,10 @@ def check_graph(facts: GraphFacts, weights: Sequence[WeightPlan], *, tied: bool)
         )
     if facts.operators.get("MatMul"):
         raise _mismatch("The graph holds unquantized MatMuls.", f"{facts.operators['MatMul']} nodes")
+    if facts.last_logits != last_logits:
+        told = ["every position", "the last position"]
+        why = f"planned {told[last_logits]}; found {told[facts.last_logits]}"
+        raise _mismatch("The graph gives the logits of other positions than the plan says.", why)
 
 
 def _quantized_nodes(graph: ir.Graph) -> Iterator[QuantizedNode]:

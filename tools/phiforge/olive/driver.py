@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from phiforge import errors
 from phiforge.olive.progress import EVENTS_VARIABLE
 from phiforge.store import disk_full
+from phiforge.variant import CALIBRATION_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +33,6 @@ REQUIRED_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokeniz
 OLIVE_FILES = ("model_config.json", "footprint.json", "output_footprint.json", "run_history.txt")
 WORKFLOW_FILE = "workflow.json"
 PACKAGE_FILE = "olive-package.json"
-# The calibration texts, beside the workflow that names them.
-CALIBRATION_FILE = "calibration.jsonl"
 CACHE_FOLDER = "cache"
 _POLL_S = 0.1
 _FULL_BYTES = 1024 * 1024

@@ -79,7 +79,7 @@ def quantize_gptq(
 
 
 def factorize(hessian: Floats, *, act_order: bool = False, damping: float = 0.01) -> Factor:
-    """Prepares a Hessian; takes one more K x K float32 array.
+    """Prepares a Hessian. The result is one more K x K float32 array, 268 MB for K = 8192, and so is the memory.
 
     A column that calibration never fed has only the damping on its diagonal and is rounded to nearest. The paper's
     code sets it to zero; here an input that calibration did not meet still finds its weight.
@@ -120,6 +120,9 @@ def quantize_with(factor: Factor, rows: Floats, spec: QuantSpec, *, search: Sear
     Scale and zero point of a block are found when its first column is reached, on weights that already make up for
     the errors before. With `act_order` they are found before anything else, on the weights as they are, since a
     block's columns come at different times; so they are per channel.
+
+    Memory beyond arguments and result: about two arrays of K x `ROW_TILE` float32 with a byte a code, 40 MB for
+    K = 8192. The same processor and number of BLAS threads give the same bits.
 
     Args:
         factor: The prepared Hessian.

@@ -27,15 +27,18 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """Carry out a request and return its raw times.
 
     Args:
-        request: variant (folder), threads, warmups, repeats, prompt_tokens (list of lengths), decode_tokens, seed, and
-            text_ids: null for random prompts, else token ids that prompts are cut from, each at another place.
+        request: variant (folder), threads, session_options, warmups, repeats, prompt_tokens (list of lengths),
+            decode_tokens, seed, and text_ids: null for random prompts, else token ids that prompts are cut from, each
+            at another place.
 
     Returns:
         load_ms, provider, and a row for each length: prompt_tokens, ttft_ms [repeats], decode_ms
         [repeats][decode_tokens]. A sequence of n new tokens is one first token and n - 1 decoded ones.
     """
     started = time.perf_counter()
-    variant = open_variant(Path(request["variant"]), threads=request["threads"])
+    variant = open_variant(
+        Path(request["variant"]), threads=request["threads"], session_options=request["session_options"]
+    )
     load_ms = (time.perf_counter() - started) * 1e3
     random = np.random.default_rng(request["seed"])
     decode = int(request["decode_tokens"])

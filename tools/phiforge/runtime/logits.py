@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phiforge import errors
-from phiforge.runtime.trace import Trace
+from phiforge.runtime.trace import LastRows, Trace
 from phiforge.runtime.variant import runtime_errors
 
 if TYPE_CHECKING:
@@ -50,6 +50,24 @@ def logits_stepwise(variant: Variant, token_ids: Sequence[int], prefill: int) ->
     return np.concatenate(parts)
 
 
+def last_rows(variant: Variant, token_ids: Sequence[int]) -> LastRows:
+    """Return the logits after all but the last token, computed in one prefill, and after the last one, in a step.
+
+    Unlike the other functions here, this one also takes a variant that gives the last position only.
+
+    Raises:
+        VariantUnusableError: The runtime fails.
+    """
+    ids = np.asarray(token_ids, dtype=np.int32)
+    rows = []
+    with runtime_errors(variant.folder, "does not answer"):
+        generator = variant.generator(max_length=len(ids))
+        for part in (ids[:-1], ids[-1:]):
+            generator.append_tokens(part)
+            rows.append(np.asarray(generator.get_output("logits")[0, -1], dtype=np.float32))
+    return LastRows(prefill=rows[0], step=rows[1])
+
+
 def trace_greedy(variant: Variant, prompt: Sequence[int], steps: int) -> Trace:
     """Continue a prompt greedily for exactly `steps` tokens, as an application does, and keep the logits.
 
@@ -80,6 +98,6 @@ def _rows(variant: Variant, generator: Any, expected: int) -> NDArray[np.float32
         raise errors.VariantUnusableError(
             f"The variant {variant.folder} cannot be scored.",
             why=f"Its graph gives logits of {found.shape[0]} positions where {expected} were asked.",
-            fix="Build a twin without prune_lm_head for the validation.",
+            fix="Validate it with `phiforge validate`, which makes a twin of a variant that phiforge pruned.",
         )
     return np.asarray(found, dtype=np.float32)

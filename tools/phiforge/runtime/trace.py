@@ -1,4 +1,4 @@
-"""What a generation was, token by token."""
+"""What a variant gave: a generation token by token, or the logits after a prompt."""
 
 from __future__ import annotations
 
@@ -21,3 +21,11 @@ class Trace:
     tokens: tuple[int, ...]
     prompt_tokens: int
     logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LastRows:
+    """The logits after a prompt, float32 [vocab]: of its last token, and of one more token decoded after it."""
+
+    prefill: NDArray[np.float32]
+    step: NDArray[np.float32]

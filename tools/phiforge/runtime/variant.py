@@ -27,6 +27,8 @@ except ImportError as missing:
 
 CONFIG_FILE = "genai_config.json"
 TOKENIZER_FILE = "tokenizer.json"
+# Threads that are not set: onnxruntime-genai 0.18 then takes half the logical CPUs, or what genai_config.json says.
+RUNTIME_THREADS = 0
 
 
 class Variant:
@@ -35,13 +37,15 @@ class Variant:
     Attributes:
         folder: The variant's folder.
         provider: The execution provider its config promises, lower case: "cpu", "qnn", "webgpu", "dml", ...
-        threads: Threads the CPU operators use.
+        threads: Threads the CPU operators use; RUNTIME_THREADS where the runtime or the folder's config decides.
         vocab_size: Columns of its logits.
         context_length: The most tokens a sequence may have.
         stop_ids: The token ids that end a generation.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], *, threads: int) -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], *, threads: int, session_options: Mapping[str, str]
+    ) -> None:
         facts = config["model"]
         self.folder = folder
         self.provider = provider_of(config)
@@ -49,7 +53,8 @@ class Variant:
         self.vocab_size = int(facts["vocab_size"])
         self.context_length = int(facts["context_length"])
         self.stop_ids = stop_ids_of(config)
-        overlay = {"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}
+        set_here = {"intra_op_num_threads": threads} if threads != RUNTIME_THREADS else {}
+        overlay = {"model": {"decoder": {"session_options": {**set_here, **session_options}}}}
         with runtime_errors(folder, "does not load"):
             options = og.Config(str(folder))
             options.overlay(json.dumps(overlay))
@@ -91,20 +96,25 @@ class Variant:
         return og.Generator(self._model, params)
 
 
-def open_variant(folder: Path, *, threads: int | None = None) -> Variant:
+def open_variant(
+    folder: Path, *, threads: int | None = None, session_options: Mapping[str, str] | None = None
+) -> Variant:
     """Open a complete variant folder.
 
     onnxruntime-genai gives its CPU session half the logical CPUs; the number is set here instead, on the device.
 
     Args:
         folder: A folder with genai_config.json, the ONNX files it names, their data files and tokenizer.json.
-        threads: Threads of the CPU operators; None for `machine.default_threads()`.
+        threads: Threads of the CPU operators; None for `machine.default_threads()`, RUNTIME_THREADS to set none.
+        session_options: Entries for onnxruntime's session configuration, as "session.intra_op.allow_spinning"; it
+            ignores one it does not know.
 
     Raises:
         VariantUnusableError: A file is absent or cut short, or the runtime refuses the folder.
     """
     config = check_files(folder)
-    return Variant(folder, config, threads=threads or default_threads())
+    chosen = default_threads() if threads is None else threads
+    return Variant(folder, config, threads=chosen, session_options=session_options or {})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import psutil
 from phiforge import errors
 from phiforge.evidence import Conditions, Kind, Latency, LatencyRow, MemorySample
 from phiforge.machine import default_threads, describe_machine, tool_versions
+from phiforge.tuning import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +37,9 @@ _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 _STDERR_LINES = 5
 
 
-def measure_latency(variant: Path, *, variant_sha256: str, measure: Measure, progress: Progress) -> Latency:
+def measure_latency(
+    variant: Path, *, variant_sha256: str, measure: Measure, progress: Progress, tuned: Settings | None = None
+) -> Latency:
     """Measure load, first-token and decode times and memory of a variant in a process of its own.
 
     Prompts that do not fit the variant's context together with the tokens decoded after them are left out.
@@ -45,32 +49,29 @@ def measure_latency(variant: Path, *, variant_sha256: str, measure: Measure, pro
         variant_sha256: What the evidence is about.
         measure: Warm-ups, repeats, prompt lengths, tokens to decode, and threads (None: what this machine has).
         progress: Told of the seconds gone; the total is not known and given as 0.
+        tuned: Threads and session options chosen for this machine; they go before the profile's.
 
     Raises:
         VariantUnusableError: The variant does not run, or no prompt length fits.
     """
-    threads = measure.threads or default_threads()
+    settings = tuned or Settings(threads=measure.threads or default_threads())
     lengths = fitting_lengths(variant, measure)
-    request = {
-        "variant": str(variant.resolve()),
-        "threads": threads,
-        "warmups": measure.warmups,
-        "repeats": measure.repeats,
-        "prompt_tokens": lengths,
-        "decode_tokens": measure.decode_tokens,
-        "seed": SEED,
-        "text_ids": None,
-    }
-    raw, memory = _run_worker(variant, request, progress)
+    raw, memory = run_worker(
+        variant,
+        threads=settings.threads,
+        session_options=settings.session_options,
+        work=Work(measure.warmups, measure.repeats, tuple(lengths), measure.decode_tokens),
+        progress=progress,
+    )
     return Latency(
         kind=Kind.MEASURED,
         conditions=Conditions(
             machine=describe_machine(),
             provider=raw["provider"],
-            threads=threads,
+            threads=settings.threads,
             versions=tool_versions(VERSIONS),
             samples=measure.repeats,
-            notes=_notes(measure, lengths),
+            notes=(*_notes(measure, lengths), *([f"tuned: {settings.told()}"] if tuned else [])),
         ),
         variant_sha256=variant_sha256,
         warmups=measure.warmups,
@@ -147,10 +148,38 @@ def memory_note() -> str:
     return "anonymous memory is the unique set size, sampled every 20 ms"
 
 
-def _run_worker(
-    variant: Path, request: Mapping[str, object], progress: Progress
+@dataclass(frozen=True)
+class Work:
+    """What a measuring process does: repeats after warm-ups, at each prompt length, with so many tokens decoded."""
+
+    warmups: int
+    repeats: int
+    prompt_tokens: tuple[int, ...]
+    decode_tokens: int
+
+
+def run_worker(
+    variant: Path, *, threads: int, session_options: Mapping[str, str], work: Work, progress: Progress
 ) -> tuple[dict[str, Any], list[MemorySample]]:
-    """Run the worker to its end and watch its memory."""
+    """Measure in a process of its own, to its end, and watch its memory.
+
+    Args:
+        variant: A complete variant folder.
+        threads: Threads of the CPU operators; 0 leaves them to the runtime.
+        session_options: Entries for onnxruntime's session configuration.
+        work: What to do.
+        progress: Told of the seconds gone.
+
+    Returns:
+        What `runtime.bench_worker.run` returns, and samples of the process's memory.
+
+    Raises:
+        VariantUnusableError: The variant does not run.
+    """
+    request = {
+        "variant": str(variant.resolve()), "threads": threads, "session_options": dict(session_options),
+        **asdict(work), "seed": SEED, "text_ids": None,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="phiforge-bench-") as name:
         folder = Path(name)
         asked, answered, said = folder / "request.json", folder / "result.json", folder / "stderr.txt"

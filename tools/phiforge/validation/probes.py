@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from phiforge.runtime.trace import Trace
+    from phiforge.runtime.trace import LastRows, Trace
     from phiforge.validation.reference import Conversation
 
 # A mean of a few dozen positions scatters around the mean of thousands; a missed switch is ten times over it.
@@ -36,6 +36,8 @@ RUNTIME_RECOMPUTES_AT = 4097
 # nearly all run on; a few can go either way after any change.
 RUN_ON_FRACTION, LOOP_FRACTION, ODD_QUESTIONS = 0.02, 0.01, 3
 LOOP_REPEATS, LOOP_LONGEST = 4, 32
+# Of the largest logit: kernels that take several rows at once may add up in another order than those that take one.
+ROUNDING_FRACTION = 1e-5
 
 
 def probe_tokenizer(encode: Callable[[str], list[int]], texts: Sequence[str], expected: Sequence[list[int]]) -> Probe:
@@ -193,6 +195,31 @@ def probe_switch_decode(
     if not served:
         detail += f"; onnxruntime-genai recomputes its KV cache at {RUNTIME_RECOMPUTES_AT} tokens only"
     return Probe(name="longrope-decode", passed=max(before_mean, after_mean) <= limit, blocking=served, detail=detail)
+
+
+def probe_pruned_head(lengths: Sequence[int], shipped: Sequence[LastRows], twin: Sequence[LastRows]) -> Probe:
+    """Check that a variant which gives the last position's logits says what its twin says at that position.
+
+    A decoded token is computed alone by both, so its logits must be the same bits. In a prefill the twin's head
+    computes all rows together; where the kernel then adds up in another order, the difference must be its rounding.
+
+    Args:
+        lengths: Tokens of each prompt.
+        shipped: The variant's rows after each prompt.
+        twin: The twin's rows.
+    """
+    pairs = list(zip(lengths, shipped, twin, strict=True))
+    steps = [length for length, one, other in pairs if not np.array_equal(one.step, other.step)]
+    same = [np.array_equal(one.prefill, other.prefill) for _, one, other in pairs]
+    gaps = [float(np.abs(one.prefill - other.prefill).max() / np.abs(other.prefill).max()) for _, one, other in pairs]
+    far = [length for length, gap in zip(lengths, gaps, strict=True) if not gap <= ROUNDING_FRACTION]
+    detail = (
+        f"after prompts of {', '.join(map(str, lengths))} tokens, {len(pairs) - len(steps)} of {len(pairs)} decoded "
+        f"tokens and {sum(same)} of {len(pairs)} last tokens of the prompt have the twin's logits to the bit"
+    )
+    if not all(same):
+        detail += f"; the others differ by up to {max(gaps):.1e} of the largest logit, limit {ROUNDING_FRACTION:.0e}"
+    return Probe(name="pruned-head", passed=bool(pairs) and not steps and not far, detail=detail)
 
 
 def no_switch(why: str) -> tuple[Probe, Probe]:

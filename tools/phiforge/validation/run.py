@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from phiforge.checkpoint.config import load_config
@@ -16,6 +16,7 @@ from phiforge.validation.reference import Source, compute_answers, compute_refer
 from phiforge.validation.samples import CONVERSATIONS, TEXTS
 from phiforge.validation.tasks import Answered, is_right, overall_score, task_scores
 from phiforge.validation.texts import load_tasks, load_texts, sha256_of, task_files
+from phiforge.validation.twin import TWIN_NOTE, head_prompts, scored_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from phiforge.checkpoint.config import ModelConfig
     from phiforge.runtime.generate import Generation
+    from phiforge.runtime.trace import LastRows, Trace
     from phiforge.runtime.variant import Variant
     from phiforge.validation.drift import Reference
     from phiforge.validation.reference import Answer, Tokenization
@@ -115,15 +117,19 @@ def validate_variant(
     said = _ask(source, config, data, context, progress)
     source.close()  # the model's memory, before the variant takes its own
     opened = open_variant(variant, threads=threads)
-    stamp = _Stamp(opened, variant_sha256, source.fingerprint)
-    drift = _drift(opened, config, data, said, stamp, progress)
+    stamp = _Stamp(opened.provider, opened.threads, variant_sha256, source.fingerprint)
     answers, stopping = _answers(opened, data, said, stamp, progress)
-    checks = (
-        *_token_probes(opened, config, data, said),
-        *stopping,
-        *_switch_probes(opened, config, said, drift.kl_nats.mean, progress),
-        placement,
-    )
+    checks = (*_token_probes(opened, config, data, said), *stopping)
+    shown = _show(opened, config, said)
+    del opened  # its memory, before the twin takes its own
+    with scored_folder(variant, cache) as folder:
+        scored = open_variant(folder, threads=threads)
+        if folder != variant:
+            stamp = replace(stamp, notes=(TWIN_NOTE,))
+            checks = (*checks, _head_probe(scored, shown))
+        drift = _drift(scored, config, data, said, stamp, progress)
+        checks = (*checks, *_switch_probes(scored, config, said, shown, drift.kl_nats.mean, progress), placement)
+        del scored
     conditions = stamp.conditions((*data.text_files, *data.task_files), len(checks))
     checked = Probes(kind=Kind.MEASURED, conditions=conditions, variant_sha256=variant_sha256, probes=checks)
     return Validation(drift=drift, tasks=answers, probes=checked)
@@ -133,21 +139,24 @@ def validate_variant(
 class _Stamp:
     """What every record of one validation says of its variant, its reference and its conditions."""
 
-    variant: Variant
+    provider: str
+    threads: int
     variant_sha256: str
     reference_sha256: str
+    notes: tuple[str, ...] = ()
 
     def conditions(self, files: Sequence[Path], samples: int) -> Conditions:
         """Return the conditions of numbers made from data files."""
         return Conditions(
             machine=describe_machine(),
-            provider=self.variant.provider,
-            threads=self.variant.threads,
+            provider=self.provider,
+            threads=self.threads,
             versions=tool_versions(VERSIONS),
             dataset=", ".join(file.name for file in files),
             split="held-out",
             dataset_sha256=sha256_of(files),
             samples=samples,
+            notes=self.notes,
         )
 
 
@@ -166,8 +175,9 @@ def _ask(source: Source, config: ModelConfig, data: _Data, context: int, progres
     conversations = [*CONVERSATIONS, *(question.conversation() for _, question in data.questions)]
     tokens = tokenize(source, data.probe_texts, conversations)
     texts = [ids[:context] for ids in tokens.texts[len(TEXTS) :]]
-    total = len(texts)
-    reference = compute_reference(source, texts, on_text=lambda done: progress("reference texts", done, total))
+    reference = compute_reference(
+        source, texts, on_layer=lambda done, total: progress("reference texts, layer by layer", done, total)
+    )
     prompts = tokens.chat_ids[len(CONVERSATIONS) :]
     limits = tuple(answer_limit(len(prompt), config.original_max_positions, context) for prompt in prompts)
     answers = compute_answers(
@@ -175,9 +185,8 @@ def _ask(source: Source, config: ModelConfig, data: _Data, context: int, progres
         on_answer=lambda done: progress("reference answers", done, len(prompts)),
     ) if prompts else []  # fmt: skip
     around = switch_prompts(texts, config.original_max_positions, context)
-    around_total = len(around)
     switch = compute_reference(
-        source, around, on_text=lambda done: progress("reference around the longrope switch", done, around_total)
+        source, around, on_layer=lambda done, total: progress("reference around the longrope switch", done, total)
     ) if around else None  # fmt: skip
     return _Said(tokens, reference, switch, prompts, limits, tuple(answers))
 
@@ -291,21 +300,48 @@ def _token_probes(variant: Variant, config: ModelConfig, data: _Data, said: _Sai
     )
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What the shipped variant itself shows: rows after prompts, and a generation across the longrope switch."""
+
+    prompts: tuple[list[int], ...]
+    rows: tuple[LastRows, ...]
+    trace: Trace | None
+
+
+def _show(variant: Variant, config: ModelConfig, said: _Said) -> _Shown:
+    """Let the shipped variant show what is held against its twin."""
+    from phiforge.runtime.logits import last_rows, trace_greedy
+
+    prompts = tuple(head_prompts([text.tokens.tolist() for text in said.texts.texts], variant.context_length))
+    trace = None
+    if config.original_max_positions is not None and said.around_switch is not None:
+        before = config.original_max_positions - probes.DECODE_BEFORE
+        trace = trace_greedy(variant, said.around_switch.texts[-1].tokens[:before].tolist(), probes.DECODE_STEPS)
+    return _Shown(prompts=prompts, rows=tuple(last_rows(variant, prompt) for prompt in prompts), trace=trace)
+
+
+def _head_probe(twin: Variant, shown: _Shown) -> Probe:
+    from phiforge.runtime.logits import last_rows
+
+    rows = [last_rows(twin, prompt) for prompt in shown.prompts]
+    return probes.probe_pruned_head([len(prompt) - 1 for prompt in shown.prompts], shown.rows, rows)
+
+
 def _switch_probes(
-    variant: Variant, config: ModelConfig, said: _Said, typical_kl_nats: float, progress: Progress
+    variant: Variant, config: ModelConfig, said: _Said, shown: _Shown, typical_kl_nats: float, progress: Progress
 ) -> tuple[Probe, ...]:
-    from phiforge.runtime.logits import logits, trace_greedy
+    from phiforge.runtime.logits import logits
 
     switch = config.original_max_positions
-    if switch is None or said.around_switch is None:
+    if switch is None or said.around_switch is None or shown.trace is None:
         return probes.no_switch("no longrope" if switch is None else "the context ends at the longrope switch")
     progress("longrope switch", 0, 2)
     around = said.around_switch.texts
     prefill = probes.probe_switch_prefill(around, lambda ids: logits(variant, ids), typical_kl_nats)
     progress("longrope switch", 1, 2)
-    prompt = around[-1].tokens[: switch - probes.DECODE_BEFORE].tolist()
     decode = probes.probe_switch_decode(
-        trace_greedy(variant, prompt, probes.DECODE_STEPS),
+        shown.trace,
         lambda ids: logits(variant, ids),
         switch=switch,
         stop_ids=variant.stop_ids,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from phiforge.verbs.validate import run_validation, stored_validation, validatio
 from phiforge.verbs.watch import Stages, Unwatched
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from phiforge.checkpoint.inspect import CheckpointFacts
     from phiforge.gate import Verdict
@@ -121,11 +122,14 @@ def build(
         options = BuildOptions(
             output=output, texts=texts, tasks=tasks, threads=threads, calibration=calibration or default_calibration()
         )
-        pipelines = _calibrated(pipelines, facts, fingerprint, store, stages, options, dry_run=dry_run)
-        plan = resolve(facts, fingerprint, profiles, pipelines, toolchain())
-        watcher.resolved(plan)
+        about = _check_calibration(pipelines, facts, fingerprint, options)
+        plan = resolve(facts, fingerprint, profiles, complete_pipelines(pipelines, about, None, stages), toolchain())
         if any(store.find("variant", variant.key) is None for variant in plan.variants):
-            check_resources(plan, output)
+            check_resources(plan, output, lambda: _other_plans(root, targets, facts, fingerprint))
+        if not dry_run:
+            completed = complete_pipelines(pipelines, about, store, stages)
+            plan = resolve(facts, fingerprint, profiles, completed, toolchain())
+        watcher.resolved(plan)
         if dry_run:
             return BuildResult(
                 plan=plan, package=None, content_sha256=None, reports={}, verdicts={}, stages=tuple(stages.records)
@@ -152,29 +156,29 @@ def _with_target(pipeline: Pipeline, target_bpw: float) -> Pipeline:
     return pipeline.with_quantize_options(mixed=MEASURED, target_bpw=target_bpw)
 
 
-def _calibrated(
-    pipelines: dict[str, Pipeline],
-    facts: CheckpointFacts,
-    fingerprint: str,
-    store: Store,
-    stages: Stages,
-    options: BuildOptions,
-    *,
-    dry_run: bool,
-) -> dict[str, Pipeline]:
-    """Check the calibration texts, if any pipeline needs them, and complete those pipelines."""
-    if not needs_calibration(pipelines):
-        return pipelines
-    tasks = options.tasks or default_tasks(facts.folder)
-    check_calibration(options.calibration, options.texts or default_texts(), tasks)
-    about = Calibrating(
+def _check_calibration(
+    pipelines: Mapping[str, Pipeline], facts: CheckpointFacts, fingerprint: str, options: BuildOptions
+) -> Calibrating:
+    """Check the calibration texts, if any pipeline needs them, and say what calibration needs to know."""
+    if needs_calibration(pipelines):
+        tasks = options.tasks or default_tasks(facts.folder)
+        check_calibration(options.calibration, options.texts or default_texts(), tasks)
+    return Calibrating(
         facts=facts,
         fingerprint=fingerprint,
         calibration=options.calibration,
         threads=options.threads or default_threads(),
-        measure=not dry_run,
     )
-    return complete_pipelines(pipelines, about, store, stages)
+
+
+def _other_plans(project: Path, targets: Sequence[str], facts: CheckpointFacts, fingerprint: str) -> dict[str, Plan]:
+    """The plans of the same build with each pipeline of the project that fits the checkpoint."""
+    found = {}
+    for name in catalog.pipeline_names(project):
+        with contextlib.suppress(errors.PipelineInvalidError):
+            profiles, pipelines = _resolve_names(project, targets, name)
+            found[name] = resolve(facts, fingerprint, profiles, pipelines, {})
+    return found
 
 
 def _run(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 from phiforge.calibration import check_leakage, evaluation_texts, load_calibration
 from phiforge.hashing import content_key, hash_file
-from phiforge.olive.driver import CALIBRATION_FILE
 from phiforge.pipeline import MEASURED
 from phiforge.plan import exported_config, plan_weights
 from phiforge.quantize.budget import Candidate, choose_raised
@@ -17,6 +16,7 @@ from phiforge.quantize.mixed import MIXED_BITS
 from phiforge.store import write_atomically
 from phiforge.toolchain import code_digest
 from phiforge.validation.texts import load_tasks, load_texts
+from phiforge.variant import CALIBRATION_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,14 +43,12 @@ class Calibrating:
         fingerprint: Hash of its files.
         calibration: Calibration texts, JSONL.
         threads: Threads of torch.
-        measure: Whether to measure what has not been measured; a dry run does not.
     """
 
     facts: CheckpointFacts
     fingerprint: str
     calibration: Path
     threads: int
-    measure: bool
 
 
 def needs_calibration(pipelines: Mapping[str, Pipeline]) -> bool:
@@ -71,9 +69,16 @@ def check_calibration(calibration: Path, texts: Path, tasks: Path | None) -> Non
 
 
 def complete_pipelines(
-    pipelines: Mapping[str, Pipeline], about: Calibrating, store: Store, stages: Stages
+    pipelines: Mapping[str, Pipeline], about: Calibrating, store: Store | None, stages: Stages
 ) -> dict[str, Pipeline]:
     """Return the pipelines with their calibration file named, and with the weights chosen that get 8 bits.
+
+    Args:
+        pipelines: By name.
+        about: What calibration needs to know.
+        store: Where measurements are found and kept; None to measure nothing and choose by size, for a plan of the
+            right sizes.
+        stages: Told of a measurement.
 
     Raises:
         PipelineInvalidError: A pipeline's `target_bpw` is below what its base bits take.
@@ -91,7 +96,7 @@ def complete_pipelines(
     return found
 
 
-def _with_measured(pipeline: Pipeline, about: Calibrating, store: Store, stages: Stages) -> Pipeline:
+def _with_measured(pipeline: Pipeline, about: Calibrating, store: Store | None, stages: Stages) -> Pipeline:
     options = pipeline.quantize_options()
     assert options.target_bpw is not None
     weights = plan_weights(exported_config(about.facts.config, pipeline), options)
@@ -105,7 +110,11 @@ def _with_measured(pipeline: Pipeline, about: Calibrating, store: Store, stages:
             why=f"With every decoder weight at {options.bits} bits it takes {bits:.2f}, scales and head included.",
             fix="Raise the target, take larger blocks, or give head and embedding 4 bits.",
         )
-    costs = _sensitivities(pipeline, candidates, about, store, stages)
+    costs = (
+        _sensitivities(pipeline, candidates, about, store, stages)
+        if store
+        else {weight.module: float(weight.weights) for weight in candidates}
+    )
     raised = choose_raised([_candidate(weight, costs) for weight in candidates], budget)
     return pipeline.with_quantize_options(int8_modules=raised)
 
@@ -121,12 +130,10 @@ def _candidate(weight: WeightPlan, costs: Mapping[str, float]) -> Candidate:
 def _sensitivities(
     pipeline: Pipeline, candidates: list[WeightPlan], about: Calibrating, store: Store, stages: Stages
 ) -> dict[str, float]:
-    """What each weight costs, from the store or measured now; in a dry run that finds nothing, all cost the same."""
+    """What each weight costs, from the store or measured now."""
     options = pipeline.quantize_options()
     key = _key(options, pipeline, about)
     folder = store.find("sensitivity", key)
-    if folder is None and not about.measure:
-        return {weight.module: float(weight.weights) for weight in candidates}
     stage = f"sensitivity {pipeline.name}"
     if folder is not None:
         stages.reused(stage)

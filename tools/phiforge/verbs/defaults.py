@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Modules whose code decides what a measurement says.
-MEASURING_CODE = ("decoder", "validation", "runtime", "evidence.py", "machine.py")
+MEASURING_CODE = ("decoder", "validation", "runtime", "graph", "evidence.py", "machine.py")
 MEASURING_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
 
 

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING
 
 from phiforge.graph.inspect import check_graph, inspect_graph
 from phiforge.hashing import content_key, hash_files, hash_listing
-from phiforge.olive.driver import CALIBRATION_FILE, PACKAGE_FILE, WORKFLOW_FILE, OliveRun, run_olive
-from phiforge.variant import MODEL_FOLDER, PLAN_FILE, RECORD_FILE, CheckpointFacts, VariantRecord, WeightGroup
+from phiforge.olive.driver import PACKAGE_FILE, WORKFLOW_FILE, OliveRun, run_olive
+from phiforge.variant import (
+    CALIBRATION_FILE,
+    MODEL_FOLDER,
+    PLAN_FILE,
+    RECORD_FILE,
+    CheckpointFacts,
+    VariantRecord,
+    WeightGroup,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 from phiforge.hashing import hash_files, hash_listing
 from phiforge.packaging.layout import BUILD_FOLDER, MANIFEST, variant_folders
-from phiforge.variant import MODEL_FOLDER, RECORD_FILE, load_record
+from phiforge.variant import CALIBRATION_FILE, MODEL_FOLDER, RECORD_FILE, load_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +20,16 @@ GENAI_CONFIG = "genai_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One variant: its name, the folder the runtime loads, the hash of its files, its record if phiforge built it."""
+    """One variant: its name, the folder the runtime loads, the hash of its files, its record if phiforge built it.
+
+    `calibration` has the texts it was calibrated on, where they are still beside it.
+    """
 
     name: str
     folder: Path
     sha256: str
     record: VariantRecord | None
+    calibration: Path | None = None
 
     @property
     def bytes(self) -> int:
@@ -64,4 +68,7 @@ def _recorded(folder: Path, record_folder: Path, name: str) -> Subject:
             why=f"Their hash is {digest[:16]}, the record says {record.sha256[:16]}.",
             fix="Run `phiforge verify` on the package, or build again.",
         )
-    return Subject(name=name, folder=folder, sha256=digest, record=record)
+    texts = record_folder / CALIBRATION_FILE
+    return Subject(
+        name=name, folder=folder, sha256=digest, record=record, calibration=texts if texts.is_file() else None
+    )

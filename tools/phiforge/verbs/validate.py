@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from phiforge.evidence import AnyEvidence, dump_evidence
 from phiforge.hashing import content_key, hash_file
 from phiforge.store import Store, write_atomically
+from phiforge.verbs.calibrate import check_calibration
 from phiforge.verbs.checkpoint import locate
 from phiforge.verbs.defaults import default_tasks, default_texts, evidence_code
 from phiforge.verbs.subject import find_subjects
@@ -77,11 +78,17 @@ def run_validation(
     threads: int | None,
     watcher: Watcher,
 ) -> dict[str, str]:
-    """Validate one variant and return its evidence as JSON text, by file name."""
+    """Validate one variant and return its evidence as JSON text, by file name.
+
+    Raises:
+        LeakageError: It was calibrated on texts that it would be judged by.
+    """
     # Imported here: torch and the runtime take seconds to load, and the light install has no torch.
     from phiforge.validation.run import validate_variant
 
     tasks = tasks or default_tasks(checkpoint)
+    if subject.calibration:
+        check_calibration(subject.calibration, texts or default_texts(), tasks)
     result = validate_variant(
         subject.folder,
         checkpoint,
