@@ -1,6 +1,8 @@
 # make demo   build, validate, judge and package the embedded model
 # make test   set up and run every check but the long ones (under 15 minutes on two cores)
-# make bench  the tables of docs/quantization.md and docs/benchmarks.md, from real runs
+# make bench-quality  the table of docs/quantization.md, from real builds (half an hour on two cores)
+# make bench-scale    memory and time at the shapes of real models (50 GB of disk, 22 GiB of memory, two hours)
+# make bench          time and memory of building the embedded model, speed of the quantizers
 # make bench-speed MODELS="stock=FOLDER ours=FOLDER"   prefill and decode of model folders in one interleaved run
 # make nano   train the embedded model anew (about an hour on two cores)
 
@@ -10,15 +12,14 @@ BIN := $(VENV)/bin
 NANO := tools/phiforge/checkpoint/nano/phi-4-nano
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-all lint unit tiny bench bench-speed nano clean
+.PHONY: demo test test-all lint unit tiny bench bench-quality bench-scale bench-speed nano clean
 
 demo: $(VENV)/.user
 	$(BIN)/phiforge build $(NANO) --target cpu-x64
 
 test: lint unit tiny
 
-test-all: test
-	$(BIN)/pytest tests/bench
+test-all: test bench bench-quality
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -33,8 +34,14 @@ tiny: $(VENV)/.dev
 	$(BIN)/pytest tests/tiny tests/broken
 
 bench: $(VENV)/.user
-	$(BIN)/python tests/bench/quantization.py
 	$(BIN)/python tests/bench/resources.py
+	$(BIN)/python tests/bench/quantizers.py
+
+bench-quality: $(VENV)/.user
+	$(BIN)/python tests/bench/quality.py
+
+bench-scale: $(VENV)/.user
+	PYTHONPATH=tests $(BIN)/python -m bench.scale
 
 bench-speed: $(VENV)/.user
 	$(BIN)/python tests/bench/speed.py $(MODELS)

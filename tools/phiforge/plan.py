@@ -167,6 +167,11 @@ def exported_config(config: ModelConfig, pipeline: Pipeline) -> ModelConfig:
     return replace(config, tied_embeddings=False) if pipeline.rotate_options() else config
 
 
+def float_bytes(config: ModelConfig) -> int:
+    """Bytes of what stays float32: the norms' weights."""
+    return 4 * sum(shape[0] for shape in expected_tensors(config).values() if len(shape) == 1)
+
+
 def resolved_workflow(pipeline: Pipeline) -> dict[str, Any]:
     """The pipeline as a complete Olive workflow, free of this machine's paths.
 
@@ -200,7 +205,6 @@ def _variant(
     workflow = resolved_workflow(pipeline)
     config = exported_config(facts.config, pipeline)
     weights = plan_weights(config, pipeline.quantize_options())
-    floats = sum(shape[0] for shape in expected_tensors(config).values() if len(shape) == 1)
     return VariantPlan(
         name=pipeline.name,
         profiles=tuple(profile.name for profile in profiles),
@@ -211,7 +215,7 @@ def _variant(
         calibrated=pipeline.quantize_options().calibration is not None,
         workflow=workflow,
         weights=weights,
-        float_bytes=4 * floats,
+        float_bytes=float_bytes(config),
         key=content_key([fingerprint, workflow, dict(toolchain)]),
     )
 

@@ -10,7 +10,7 @@ from phiforge import errors
 from phiforge.calibration import check_leakage, evaluation_texts, load_calibration
 from phiforge.hashing import content_key, hash_file
 from phiforge.pipeline import MEASURED
-from phiforge.plan import exported_config, plan_weights
+from phiforge.plan import exported_config, float_bytes, plan_weights
 from phiforge.quantize.budget import Candidate, choose_raised
 from phiforge.quantize.mixed import MIXED_BITS
 from phiforge.store import write_atomically
@@ -99,12 +99,14 @@ def complete_pipelines(
 def _with_measured(pipeline: Pipeline, about: Calibrating, store: Store | None, stages: Stages) -> Pipeline:
     options = pipeline.quantize_options()
     assert options.target_bpw is not None
-    weights = plan_weights(exported_config(about.facts.config, pipeline), options)
+    config = exported_config(about.facts.config, pipeline)
+    weights = plan_weights(config, options)
     candidates = [weight for weight in weights if weight.spec.bits < MIXED_BITS]
-    stored = sum(weight.stored_bytes for weight in weights)
-    budget = int(options.target_bpw * sum(weight.weights for weight in weights) / 8) - stored
+    stored = sum(weight.stored_bytes for weight in weights) + float_bytes(config)
+    parameters = sum(weight.weights for weight in weights) + float_bytes(config) // 4
+    budget = int(options.target_bpw * parameters / 8) - stored
     if budget < 0:
-        bits = 8 * stored / sum(weight.weights for weight in weights)
+        bits = 8 * stored / parameters
         raise errors.PipelineInvalidError(
             f"The pipeline {pipeline.name} cannot reach {options.target_bpw} bits per weight.",
             why=f"With every decoder weight at {options.bits} bits it takes {bits:.2f}, scales and head included.",
