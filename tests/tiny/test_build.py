@@ -93,6 +93,21 @@ def test_the_verbs_after_the_build_work_on_the_package(nano_build: BuildResult, 
     assert answer.endswith("46")
 
 
+def _unshared_pipeline(folder: Path) -> str:
+    """A head of 8 bits beside a table of 4, calibrated, from a tied checkpoint."""
+    text = (Path(__file__).parents[2] / "pipelines" / "cpu-int4-k-quant.yaml").read_text(encoding="utf-8")
+    changes = {
+        "algorithm: k-quant": "algorithm: awq",
+        "embedding_bits: 8": "embedding_bits: 4\n    shared_embeddings: false",
+    }
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "unshared.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
 @pytest.mark.parametrize(
     ("pipeline", "shape"),
     [
@@ -105,14 +120,17 @@ def test_the_verbs_after_the_build_work_on_the_package(nano_build: BuildResult, 
             {"tied": False, "longrope": True, "shards": 2, "dtype": "float16", "hidden_size": 128, "kv_head_count": 1},
         ),
         ("cpu-int4-k-quant", {"tied": True, "longrope": False, "layer_count": 3}),
+        ("unshared", {"tied": True, "longrope": False}),
     ],
-    ids=["untied, other widths", "untied longrope in shards", "tied without longrope"],
+    ids=["untied, other widths", "untied longrope in shards", "tied without longrope", "tied, not shared"],
 )
 def test_other_shapes_go_through_the_same_command(tmp_path: Path, pipeline: str, shape: dict[str, object]) -> None:
     checkpoint = make_checkpoint(tmp_path / "other", **shape)  # type: ignore[arg-type]
+    if pipeline == "unshared":
+        pipeline = _unshared_pipeline(tmp_path)
     result = phiforge.build(checkpoint, targets=["cpu-x64"], pipeline=pipeline, output=tmp_path / "out")
     assert result.package is not None
-    variant = variant_folders(result.package)[pipeline]
+    variant = variant_folders(result.package)[Path(pipeline).stem]
     assert phiforge.inspect(variant)
     probes = [f for f in result.verdicts["cpu-x64"].findings if f.budget.startswith("probe:")]
     wrong = [f.reason for f in probes if f.outcome is not Outcome.PASS and f.budget != "probe:stopping"]

@@ -112,7 +112,7 @@ def test_walking_a_layer_is_computing_it(nano_checkpoint: Path, tmp_path: Path) 
 
 def test_sensitivities_are_those_of_whole_models(nano_checkpoint: Path, tmp_path: Path) -> None:
     """One weight quantized in transformers' own model has the KL that the streams say; the tied table counts twice."""
-    decoder, texts = open_decoder(nano_checkpoint, None, [TEXT * 10], tokens=120, threads=2)
+    decoder, texts = open_decoder(nano_checkpoint, None, [TEXT * 10], tied=True, tokens=120, threads=2)
     modules = ["model.embed_tokens", "model.layers.0.self_attn.qkv_proj", "model.layers.5.mlp.down_proj"]
     found = measure_sensitivities(
         decoder, dict.fromkeys(modules, SPEC), texts, scratch=tmp_path, progress=lambda done, total: None

@@ -17,20 +17,22 @@ if TYPE_CHECKING:
     from phiforge.pipeline import Pipeline
 
 # Anonymous memory of a build's process tree with next to no weights: Python, Olive, torch and numba.
-BASE_MEMORY_BYTES = 420_000_000
+BASE_MEMORY_BYTES = 560_000_000
 # The quantizer reads so many weights at a time, and holds them and its steps as about four float32 arrays.
 BLOCK_WEIGHTS = 16 * 1024 * 1024
 QUANTIZE_COPIES = 4
 # The rotary tables pass through the export: float32 cosines and sines, for short and long factors, copied on the way.
 ROTARY_COPIES = 3
 # Weights quantized per second on two cores.
-WEIGHTS_PER_S = {"rtn": 150e6, "k-quant": 16e6}
+WEIGHTS_PER_S = {"rtn": 1.5e9, "k-quant": 250e6}
 ROTATED_WEIGHTS_PER_S = 40e6
 # Floating-point operations per second of float32 matrix products on two cores.
 FLOPS = 200e9
 # Start of Python, Olive and torch, and the graph of a small model.
 BASE_SECONDS = 14.0
-COPY_BYTES_PER_S = 300e6
+# Weights are read in 16 bits, and what is stored is written, read and written again.
+READ_BYTES, COPIES = 2, 3
+COPY_BYTES_PER_S = 700e6
 # GPTQ holds so many arrays of a module's Hessian and of its weight.
 GPTQ_HESSIANS, GPTQ_WEIGHTS = 3, 3
 # A text in memory at once while a layer computes, and the rows of logits of the reference.
@@ -115,7 +117,8 @@ def _steps(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight]) -
         yield StepNeeds(step="quantize", memory_bytes=_streamed_memory(weights), seconds=seconds)
     stored = sum(weight.stored_bytes for weight in weights)
     memory = BASE_MEMORY_BYTES + ROTARY_COPIES * _rotary_bytes(config)
-    yield StepNeeds(step="export", memory_bytes=memory, seconds=BASE_SECONDS + 4 * stored / COPY_BYTES_PER_S)
+    copied = READ_BYTES * total + COPIES * stored
+    yield StepNeeds(step="export", memory_bytes=memory, seconds=BASE_SECONDS + copied / COPY_BYTES_PER_S)
 
 
 def _streamed_memory(weights: Sequence[Weight]) -> int:

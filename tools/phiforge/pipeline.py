@@ -46,9 +46,10 @@ class RotateOptions(Options):
 class QuantizeOptions(Options):
     """Options of our weight quantizer.
 
-    `embedding_bits` speaks of untied embeddings only; tied ones share the head's codes. `search`, `act_order` and
-    `damping` are GPTQ's. With `mixed: measured` there is a `target_bpw`, and a build fills in `int8_modules`. A build
-    also fills in `calibration`, the file beside the workflow, and its hash.
+    Tied embeddings share the head's codes, and `embedding_bits` speaks of untied ones only; with `shared_embeddings`
+    false a tied table becomes two tensors. `search`, `act_order` and `damping` are GPTQ's. With `mixed: measured` there
+    is a `target_bpw`, and a build fills in `int8_modules`. A build also fills in `calibration`, the file beside the
+    workflow, and its hash.
     """
 
     type: Literal["PhiforgeQuantize"]
@@ -61,6 +62,7 @@ class QuantizeOptions(Options):
     target_bpw: Annotated[float, Field(ge=4, le=10)] | None = None
     # JSON and YAML have lists, which strict checking would not take for a tuple.
     int8_modules: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    shared_embeddings: bool = True
     lm_head_bits: Bits = 8
     embedding_bits: Bits = 8
     act_order: bool = False

@@ -164,7 +164,8 @@ def plan_weights(config: ModelConfig, options: QuantizeOptions) -> tuple[WeightP
 
 def exported_config(config: ModelConfig, pipeline: Pipeline) -> ModelConfig:
     """The configuration of what the pipeline exports: a rotation folds the last norm into the head, which unties it."""
-    return replace(config, tied_embeddings=False) if pipeline.rotate_options() else config
+    shared = pipeline.quantize_options().shared_embeddings and not pipeline.rotate_options()
+    return config if shared else replace(config, tied_embeddings=False)
 
 
 def float_bytes(config: ModelConfig) -> int:

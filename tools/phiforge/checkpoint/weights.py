@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from phiforge.checkpoint.config import require_folder
+from phiforge.checkpoint.disagreements import EMBEDDING, HEAD
 from phiforge.checkpoint.fields import RepeatedKeysError, read_json_object
 from phiforge.checkpoint.layout import Slot, read_layout
 from phiforge.errors import (
@@ -70,11 +71,18 @@ class Weights:
         self.folder = folder
         self._infos = dict(infos)
         self._layouts: dict[str, dict[str, Slot]] = {}
+        self._stored_as: dict[str, str] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """All tensor names, file by file, in the order in which they are stored."""
         return tuple(self._infos)
+
+    def with_own_head(self) -> Weights:
+        """The same weights with the embedding table as a head beside it: a tied model seen as an untied one."""
+        found = Weights(self.folder, {**self._infos, HEAD: replace(self.info(EMBEDDING), name=HEAD)})
+        found._stored_as = {HEAD: EMBEDDING}
+        return found
 
     def info(self, name: str) -> TensorInfo:
         """Describes a tensor.
@@ -113,7 +121,7 @@ class Weights:
             raise ValueError(f"{name} has shape {info.shape}; it has no rows {start} to {stop}")
         if info.file not in self._layouts:
             self._layouts[info.file] = read_layout(self.folder / info.file)
-        slot = self._layouts[info.file][name]
+        slot = self._layouts[info.file][self._stored_as.get(name, name)]
         shape = (stop - start, *info.shape[1:])
         if 0 in shape:
             return np.empty(shape, info.dtype)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from phiforge.checkpoint.disagreements import EMBEDDING, HEAD
 from phiforge.quantize.hadamard import Hadamard
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
 _LAYER = re.compile(r"(model\.layers\.\d+)\.(.+)\.weight")
 # The norm before each module that reads the residual stream.

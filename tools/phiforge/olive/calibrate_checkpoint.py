@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.numpy import load_file
 
-from phiforge.checkpoint.config import load_config
 from phiforge.checkpoint.tensors import expected_tensors
-from phiforge.checkpoint.weights import open_weights, widen
+from phiforge.checkpoint.weights import widen
 from phiforge.decoder.decoder import EMBEDDING, HEAD, HEAD_ROWS, NORM, Batch, Decoder, mapped_floats
 from phiforge.decoder.walk import hessian
 from phiforge.hashing import content_key
-from phiforge.olive.quantize_checkpoint import finish_quantized, open_quantized, write_rows
+from phiforge.olive.quantize_checkpoint import finish_quantized, open_quantized, open_source, write_rows
 from phiforge.olive.quantize_layers import LayerWork, calibrated_options, quantize_layers
 from phiforge.olive.stored import pack_quantized
 from phiforge.plan import plan_weights
@@ -62,10 +61,9 @@ def calibrate_checkpoint(
         progress: Called with (layers done, layers in all).
     """
     torch.set_num_threads(threads)
-    config = load_config(source)
+    config, weights = open_source(source, options)
     specs = {weight.module: weight.spec for weight in plan_weights(config, options)}
-    weights = open_weights(source)
-    decoder = Decoder(source, weights)
+    decoder = Decoder(source, weights, tied=config.tied_embeddings)
     batch = Batch.of(texts)
     layer_work = LayerWork(folder=work)
     layer_work.open(_key(source, options, batch, threads))
@@ -75,7 +73,7 @@ def calibrate_checkpoint(
         for layer in range(config.layer_count):
             for name, tensor in load_file(layer_work.layer_file(layer)).items():
                 writer.write(name, 0, tensor)
-        _write_ends(decoder, writer, weights, specs, options, hidden, work, threads)
+        _write_ends(decoder, writer, weights, expected_tensors(config), specs, options, hidden, work, threads)
     finish_quantized(source, folder, config, specs, options)
     shutil.rmtree(work)
 
@@ -84,6 +82,7 @@ def _write_ends(
     decoder: Decoder,
     writer: Writer,
     weights: Weights,
+    shapes: Mapping[str, tuple[int, ...]],
     specs: Mapping[str, QuantSpec],
     options: QuantizeOptions,
     hidden: NDArray[np.float32],
@@ -91,7 +90,6 @@ def _write_ends(
     threads: int,
 ) -> None:
     """Write embedding, last norm and head; a head of its own is calibrated with what the last norm gives it."""
-    shapes = expected_tensors(decoder.config)
 
     def quantize_head(rows: NDArray[Any]) -> Packed:
         return pack_quantized(head(widen(rows), specs[HEAD]))

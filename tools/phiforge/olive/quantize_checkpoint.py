@@ -8,6 +8,7 @@ onnxruntime-genai builder read it; `export` hands its bytes on as they are.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,8 @@ def quantize_checkpoint(
         threads: Worker threads; the bytes written do not depend on it.
         progress: Called with (weights done, weights in all).
     """
-    config = load_config(source)
+    config, weights = open_source(source, options)
     specs = {weight.module: weight.spec for weight in plan_weights(config, options)}
-    weights = open_weights(source)
     expected = expected_tensors(config)
     total = sum(int(np.prod(shape)) for shape in expected.values())
     done = 0
@@ -68,6 +68,14 @@ def quantize_checkpoint(
                     progress(done + written, total)
             done += int(np.prod(shape))
     finish_quantized(source, folder, config, specs, options)
+
+
+def open_source(source: Path, options: QuantizeOptions) -> tuple[ModelConfig, Weights]:
+    """Return a checkpoint's configuration and weights, untied where the options want no shared table."""
+    config, weights = load_config(source), open_weights(source)
+    if options.shared_embeddings or not config.tied_embeddings:
+        return config, weights
+    return replace(config, tied_embeddings=False), weights.with_own_head()
 
 
 def open_quantized(folder: Path, config: ModelConfig, specs: Mapping[str, QuantSpec]) -> Writer:

@@ -55,15 +55,16 @@ class _Streams:
 
 
 def open_decoder(
-    checkpoint: Path, rotation_seed: int | None, texts: Sequence[str], *, tokens: int, threads: int
+    checkpoint: Path, rotation_seed: int | None, texts: Sequence[str], *, tied: bool, tokens: int, threads: int
 ) -> tuple[Decoder, list[list[int]]]:
-    """Return the decoder to measure, rotated if the pipeline rotates, and about `tokens` tokens of the texts."""
+    """Return the decoder to measure, rotated or untied as the pipeline has it, and about `tokens` tokens of texts."""
     torch.set_num_threads(threads)
     config, weights = load_config(checkpoint), open_weights(checkpoint)
-    if rotation_seed is None:
-        decoder = Decoder(checkpoint, weights)
-    else:
+    if rotation_seed is not None:
         decoder = Decoder(checkpoint, RotatedWeights(weights, config, rotation_seed), tied=False)
+    else:
+        own_head = config.tied_embeddings and not tied
+        decoder = Decoder(checkpoint, weights.with_own_head() if own_head else weights, tied=tied)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     return decoder, choose_texts([tokenizer(text)["input_ids"] for text in texts], tokens)
 

@@ -161,6 +161,7 @@ def _measure(
         about.facts.folder,
         rotation.seed if rotation else None,
         [text.text for text in load_calibration(about.calibration)],
+        tied=exported_config(about.facts.config, pipeline).tied_embeddings,
         tokens=SENSITIVITY_TOKENS,
         threads=about.threads,
     )
@@ -173,7 +174,15 @@ def _measure(
 
 def _key(options: QuantizeOptions, pipeline: Pipeline, about: Calibrating) -> str:
     rotation = pipeline.rotate_options()
-    format_keys = {"bits", "block_size", "symmetric", "per_channel", "lm_head_bits", "embedding_bits"}
+    format_keys = {
+        "bits",
+        "block_size",
+        "symmetric",
+        "per_channel",
+        "shared_embeddings",
+        "lm_head_bits",
+        "embedding_bits",
+    }
     return content_key(
         [
             "sensitivity",
