@@ -21,9 +21,8 @@ from bench.watched import run_watched
 from phiforge.checkpoint.inspect import inspect_checkpoint
 from phiforge.checkpoint.nano import EVAL_DIR
 from phiforge.hashing import hash_file
-from phiforge.needs import predict_rotation
 from phiforge.olive.driver import OliveRun, run_olive
-from phiforge.pipeline import Pipeline, load_pipeline
+from phiforge.pipeline import Pipeline, RotateOptions, load_pipeline
 from phiforge.plan import Plan, resolve
 from phiforge.target import load_profile
 from phiforge.variant import CALIBRATION_FILE
@@ -42,6 +41,7 @@ class Job:
     kind: str
     limit_gib: float | None
     options: dict[str, object]
+    rotated: bool = False
 
 
 _PLAIN = {"block_size": 32, "mixed": "none", "lm_head_bits": 4, "embedding_bits": 4, "symmetric": False}
@@ -51,7 +51,7 @@ JOBS: dict[str, Job] = {
     "k-quant": Job(model="phi-4-mini", kind="build", limit_gib=1.0, options=_PLAIN | {"algorithm": "k-quant"}),
     "gptq": Job(model="phi-4-mini", kind="build", limit_gib=4.0, options=_PLAIN | {"algorithm": "gptq"}),
     "awq": Job(model="phi-4-mini", kind="build", limit_gib=4.0, options=_PLAIN | {"algorithm": "awq"}),
-    "rotate": Job(model="phi-4-mini", kind="rotate", limit_gib=3.0, options=_PLAIN | {"algorithm": "rtn"}),
+    "rotate": Job(model="phi-4-mini", kind="build", limit_gib=3.0, options=_PLAIN | {"algorithm": "rtn"}, rotated=True),
     "reference": Job(model="phi-4-mini", kind="reference", limit_gib=3.0, options={}),
     "phi-4 rtn": Job(model="phi-4", kind="build", limit_gib=1.5, options=_PLAIN | {"algorithm": "rtn"}),
     "phi-4 k-quant": Job(model="phi-4", kind="build", limit_gib=1.5, options=_PLAIN | {"algorithm": "k-quant"}),
@@ -106,7 +106,7 @@ def run_job(name: str, checkpoint: Path, output: Path, *, few_tokens: bool = Fal
     folder.mkdir(parents=True)
     watched = run_watched(_command(name, checkpoint, folder, few_tokens), folder / "log.txt")
     predicted = _predicted(job, checkpoint)
-    made = [*folder.rglob("model.onnx*"), *folder.rglob("rotated/*.safetensors")]
+    made = folder.rglob("model.onnx*")
     return Row(
         job=name,
         model=job.model,
@@ -144,11 +144,6 @@ def run_inside(name: str, checkpoint: Path, folder: Path, *, few_tokens: bool) -
             calibration=CALIBRATION if plan.variants[0].calibrated else None,
         )
         run_olive(run, lambda step, done, total: None)
-    elif job.kind == "rotate":
-        from phiforge.olive.rotate_checkpoint import rotate_checkpoint
-
-        (folder / "rotated").mkdir()
-        rotate_checkpoint(checkpoint, folder / "rotated", 0, progress=lambda done, total: None)
     else:
         from phiforge.validation.reference import Source, compute_reference, tokenize
         from phiforge.validation.texts import load_texts
@@ -160,6 +155,9 @@ def run_inside(name: str, checkpoint: Path, folder: Path, *, few_tokens: bool) -
 
 def _pipeline(job: Job) -> Pipeline:
     pipeline = load_pipeline(ROOT / "pipelines" / "cpu-int4-k-quant.yaml").with_quantize_options(**job.options)
+    if job.rotated:
+        rotation = RotateOptions(type="PhiforgeRotate")
+        pipeline = pipeline.model_copy(update={"passes": {"rotate": rotation, **pipeline.passes}})
     if pipeline.quantize_options().calibrated:
         return pipeline.with_quantize_options(calibration=CALIBRATION_FILE, calibration_sha256=hash_file(CALIBRATION))
     return pipeline
@@ -178,11 +176,8 @@ def _predicted(job: Job, checkpoint: Path) -> tuple[int, float] | None:
     if job.kind == "stock":
         return None
     plan = _plan(job, checkpoint, {})
-    if job.kind == "rotate":
-        steps = [predict_rotation(plan.variants[0].weights)]
-    else:
-        wanted = {"build": {"quantize", "export"}, "reference": {"reference"}}[job.kind]
-        steps = [step for step in plan.preflight.steps if step.step in wanted]
+    wanted = {"build": {"rotate", "quantize", "export"}, "reference": {"reference"}}[job.kind]
+    steps = [step for step in plan.preflight.steps if step.step in wanted]
     return max(step.memory_bytes for step in steps), sum(step.seconds for step in steps)
 
 

@@ -53,9 +53,9 @@ def test_a_streamed_build_needs_no_more_than_a_block(config: ModelConfig, model:
 
 
 @pytest.mark.parametrize("pipeline", ["cpu-int4", "cpu-int4-k-quant"])
-def test_memory_does_not_grow_with_layers_but_time_and_disk_do(config: ModelConfig, pipeline: str) -> None:
+def test_memory_hardly_grows_with_layers_but_time_and_disk_do(config: ModelConfig, pipeline: str) -> None:
     few, many = (preflight(real(config, "phi-4-mini", layers), pipeline) for layers in (2, 32))
-    assert [step.memory_bytes for step in few.steps] == [step.memory_bytes for step in many.steps]
+    assert few.memory_bytes <= many.memory_bytes < few.memory_bytes + 0.25 * GIB
     assert few.seconds < many.seconds
     assert few.disk_bytes < many.disk_bytes
 

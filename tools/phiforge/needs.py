@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from phiforge.checkpoint.config import ModelConfig
     from phiforge.pipeline import Pipeline
 
-# Anonymous memory of a build's process tree with next to no weights: Python, Olive, torch and numba.
-BASE_MEMORY_BYTES = 560_000_000
-# The quantizer reads so many weights at a time, and holds them and its steps as about four float32 arrays.
+# Anonymous memory of a build's process tree with next to no weights: Python, Olive, torch and numba; what each layer
+# adds (its nodes and modules, however wide), and each token of the vocabulary (the tokenizer).
+BASE_MEMORY_BYTES = 500_000_000
+LAYER_BYTES = 6_000_000
+TOKEN_BYTES = 500
+# The quantizer reads so many weights at a time; it holds them in float32 and what it makes of them.
 BLOCK_WEIGHTS = 16 * 1024 * 1024
-QUANTIZE_COPIES = 4
-# The rotary tables pass through the export: float32 cosines and sines, for short and long factors, copied on the way.
-ROTARY_COPIES = 3
+BLOCK_BYTES_PER_WEIGHT = 6
 # Weights quantized per second on two cores.
 WEIGHTS_PER_S = {"rtn": 1.5e9, "k-quant": 250e6}
 ROTATED_WEIGHTS_PER_S = 40e6
@@ -107,37 +108,42 @@ def _steps(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight]) -
     total = sum(weight.weights for weight in weights)
     options = pipeline.quantize_options()
     if pipeline.rotate_options():
-        yield predict_rotation(weights)
+        yield _rotation(weights)
     if options.calibrated:
-        memory = max(_calibrated_memory(config, weights), _streamed_memory(weights))
+        memory = max(_calibrated_memory(config, weights), _streamed_memory(config, weights))
         seconds = _calibrated_seconds(weights, options.calibration_tokens)
         yield StepNeeds(step="quantize", memory_bytes=memory, seconds=seconds)
     else:
         seconds = total / WEIGHTS_PER_S[options.algorithm]
-        yield StepNeeds(step="quantize", memory_bytes=_streamed_memory(weights), seconds=seconds)
+        yield StepNeeds(step="quantize", memory_bytes=_streamed_memory(config, weights), seconds=seconds)
     stored = sum(weight.stored_bytes for weight in weights)
-    memory = BASE_MEMORY_BYTES + ROTARY_COPIES * _rotary_bytes(config)
+    memory = _base_memory(config) + _rotary_bytes(config)
     copied = READ_BYTES * total + COPIES * stored
     yield StepNeeds(step="export", memory_bytes=memory, seconds=BASE_SECONDS + copied / COPY_BYTES_PER_S)
 
 
-def _streamed_memory(weights: Sequence[Weight]) -> int:
+def _base_memory(config: ModelConfig) -> int:
+    return BASE_MEMORY_BYTES + LAYER_BYTES * config.layer_count + TOKEN_BYTES * config.vocab_size
+
+
+def _streamed_memory(config: ModelConfig, weights: Sequence[Weight]) -> int:
     largest = max(weight.weights for weight in weights)
-    return BASE_MEMORY_BYTES + QUANTIZE_COPIES * 4 * min(BLOCK_WEIGHTS, largest)
+    return _base_memory(config) + BLOCK_BYTES_PER_WEIGHT * min(BLOCK_WEIGHTS, largest)
 
 
-def predict_rotation(weights: Sequence[Weight]) -> StepNeeds:
+def _rotation(weights: Sequence[Weight]) -> StepNeeds:
     """Return what a rotation needs: modules that write the stream are rotated whole, read, rotated and as stored."""
     largest = max(weight.weights for weight in weights if weight.module.endswith(("o_proj", "down_proj")))
     seconds = sum(weight.weights for weight in weights) / ROTATED_WEIGHTS_PER_S
-    return StepNeeds(step="rotate", memory_bytes=BASE_MEMORY_BYTES + 3 * 4 * largest, seconds=seconds)
+    memory = BASE_MEMORY_BYTES + 3 * 4 * largest
+    return StepNeeds(step="rotate", memory_bytes=memory, seconds=seconds)
 
 
 def _calibrated_memory(config: ModelConfig, weights: Sequence[Weight]) -> int:
     layer = [weight for weight in weights if weight.module.startswith("model.layers.0.")]
     layer_bytes = 4 * sum(weight.weights for weight in layer)
     working = max(4 * (GPTQ_HESSIANS * w.columns**2 + GPTQ_WEIGHTS * w.weights) for w in layer)
-    return BASE_MEMORY_BYTES + layer_bytes + working
+    return BASE_MEMORY_BYTES + TOKEN_BYTES * config.vocab_size + layer_bytes + working
 
 
 def _calibrated_seconds(weights: Sequence[Weight], tokens: int) -> float:
