@@ -37,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def original(tmp_path: Path) -> Path:
-    folder = make_checkpoint(tmp_path / "original", shards=2)
+    folder = make_checkpoint(tmp_path / "original", shards=2, hidden_size=128)
     for name in ("modeling_phi3.py", "pytorch_model.bin", "README.md", "training_args.pt"):
         (folder / name).write_text("not to be downloaded", encoding="utf-8")
     return folder

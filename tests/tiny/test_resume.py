@@ -120,7 +120,7 @@ def test_interrupted_says_so_and_leaves_nothing(small_checkpoint: Path, texts: P
         stderr=subprocess.PIPE,
         text=True,
     )
-    while process.poll() is None and not any(output.glob(MOMENTS["validate"])):
+    while process.poll() is None and not any(output.glob(MOMENTS["bench"])):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
