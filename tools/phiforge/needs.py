@@ -36,8 +36,12 @@ READ_BYTES, COPIES = 2, 3
 COPY_BYTES_PER_S = 700e6
 # GPTQ holds so many arrays of a module's Hessian and of its weight.
 GPTQ_HESSIANS, GPTQ_WEIGHTS = 3, 3
-# A text in memory at once while a layer computes, and the rows of logits of the reference.
-TEXT_TOKENS, LOGIT_ROWS = 4096, 512
+# A text in memory at once while a layer computes.
+TEXT_TOKENS = 4096
+# The reference's head: rows of float32 logits, so many of them at a time in about six float64 arrays, and a block of
+# the head's weights, read and widened.
+LOGIT_ROWS, DOUBLE_ROWS, DOUBLE_ARRAYS = 512, 64, 6
+HEAD_BLOCK_BYTES = 2 * 4 * 32 * 1024 * 1024
 
 
 class Weight(Protocol):
@@ -158,8 +162,8 @@ def _reference(config: ModelConfig) -> StepNeeds:
     """The drift reference: a layer, a text's widest activations, then rows of logits."""
     layer = 4 * _layer_weights(config)
     text = 4 * min(TEXT_TOKENS, config.max_positions) * 3 * config.intermediate_size
-    logits = 2 * 4 * LOGIT_ROWS * config.vocab_size
-    memory = BASE_MEMORY_BYTES + max(layer + text, logits)
+    logits = config.vocab_size * (4 * LOGIT_ROWS + 8 * DOUBLE_ROWS * DOUBLE_ARRAYS) + HEAD_BLOCK_BYTES
+    memory = BASE_MEMORY_BYTES + TOKEN_BYTES * config.vocab_size + max(layer + text, logits)
     return StepNeeds(step="reference", memory_bytes=memory, seconds=0.0)
 
 
