@@ -122,7 +122,7 @@ def _options(variant: VariantPlan) -> dict[str, str]:
         f"{name}.{key}": str(value)
         for name, options in variant.workflow["passes"].items()
         for key, value in options.items()
-        if key != "type"
+        if key != "type" and value not in (None, [])
     }
 
 
