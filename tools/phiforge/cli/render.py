@@ -232,9 +232,12 @@ def _verdict(name: str, verdict: Verdict, out: Console) -> None:
 
 
 def _options(variant: VariantPlan) -> str:
-    return "; ".join(
-        f"{name}: " + ", ".join(f"{key}={value}" for key, value in options.items() if key != "type")
+    passes = {
+        name: {key: value for key, value in options.items() if key != "type" and value not in (None, [])}
         for name, options in variant.workflow["passes"].items()
+    }
+    return "; ".join(
+        f"{name}: " + ", ".join(f"{key}={value}" for key, value in options.items()) for name, options in passes.items()
     )
 
 
