@@ -119,6 +119,8 @@ def test_interrupted_says_so_and_leaves_nothing(small_checkpoint: Path, texts: P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background inherits that SIGINT is ignored, and so would the build.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not any(output.glob(MOMENTS["bench"])):
         time.sleep(0.005)
