@@ -35,7 +35,7 @@ BASE_SECONDS = 14.0
 READ_BYTES, COPIES = 2, 3
 COPY_BYTES_PER_S = 700e6
 # GPTQ holds so many arrays of a module's Hessian and of its weight.
-GPTQ_HESSIANS, GPTQ_WEIGHTS = 3, 3
+GPTQ_HESSIANS, GPTQ_WEIGHTS = 3, 2
 # A text in memory at once while a layer computes.
 TEXT_TOKENS = 4096
 # The reference's head: rows of float32 logits, so many of them at a time in about six float64 arrays, and a block of
