@@ -65,17 +65,23 @@ class LayerWork:
 
     def hidden(self, layer: int, shape: tuple[int, int]) -> Floats:
         """The mapped hidden states before a layer; two files take turns, so that a layer's inputs outlive it."""
-        file = self.folder / f"hidden-{layer % 2}.f32"
-        if file.is_file() and file.stat().st_size == 4 * shape[0] * shape[1]:
-            return np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        if self._has_hidden(layer, shape):
+            return np.memmap(self._hidden_file(layer), dtype=np.float32, mode="r+", shape=shape)
+        return np.memmap(self._hidden_file(layer), dtype=np.float32, mode="w+", shape=shape)
 
-    def layers_done(self) -> int:
-        """How many layers from the first on are finished."""
+    def layers_done(self, shape: tuple[int, int]) -> int:
+        """How many layers from the first on are finished; none if the hidden states to go on from are not there."""
         done = 0
         while self.layer_file(done).is_file():
             done += 1
-        return done
+        return done if self._has_hidden(done, shape) else 0
+
+    def _hidden_file(self, layer: int) -> Path:
+        return self.folder / f"hidden-{layer % 2}.f32"
+
+    def _has_hidden(self, layer: int, shape: tuple[int, int]) -> bool:
+        file = self._hidden_file(layer)
+        return file.is_file() and file.stat().st_size == 4 * shape[0] * shape[1]
 
 
 def quantize_layers(
@@ -98,7 +104,7 @@ def quantize_layers(
     """
     layers = decoder.config.layer_count
     shape = (len(batch.tokens), decoder.config.hidden_size)
-    done = work.layers_done()
+    done = work.layers_done(shape)
     if done == 0:
         hidden = work.hidden(0, shape)
         hidden[:] = decoder.embed(batch.tokens)
