@@ -31,7 +31,7 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest tests/unit tests/contract
 
 tiny: $(VENV)/.dev
-	$(BIN)/pytest tests/tiny tests/broken
+	$(BIN)/pytest tests/tiny tests/broken tests/emulator
 
 bench: $(VENV)/.user
 	$(BIN)/python tests/bench/resources.py
@@ -58,7 +58,7 @@ $(VENV)/.user: $(VENV)/.made pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.user
-	$(PIP_INSTALL) -e '.[build,cpu,dev]'
+	$(PIP_INSTALL) -e '.[build,cpu,qnn,dev]'
 	touch $@
 
 clean:

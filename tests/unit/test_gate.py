@@ -66,6 +66,7 @@ CASES: dict[str, tuple[float, float, float]] = {
     "top1_agreement_fraction_min": (0.92, 0.95, 0.9341),
     "perplexity_ratio_max": (1.05, 1.01, 1.01873),
     "answer_recovery_fraction_min": (0.98, 0.995, 529 / 534),
+    "emulator_relative_error_max": (0.02, 0.01, 0.0123),
     "variant_bytes_max": (3_000_000_000, 2_900_000_000, samples.VARIANT_BYTES),
     "load_ms_max": (3000.0, 2000.0, 2318.4),
     "ttft_p50_ms_max": (13_000.0, 10_000.0, 12_411.0),
@@ -83,7 +84,8 @@ def test_every_budget_has_a_case() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_budget_is_read_from_its_evidence(name: str) -> None:
     kept, broken, value = CASES[name]
-    records = (samples.drift(), samples.tasks(), samples.probes(), samples.latency())
+    agreement = samples.agreement(kind=Kind.MEASURED)
+    records = (samples.drift(), samples.tasks(), samples.probes(), samples.latency(), agreement)
     for limit, outcome in ((kept, Outcome.PASS), (broken, Outcome.FAIL)):
         result = verdict(Budgets.model_validate({name: limit}), *records)
         first = result.findings[0]
@@ -141,6 +143,72 @@ def test_time_counts_when_measured_even_if_accepts_does_not_name_it() -> None:
 def test_of_two_records_the_worse_accepted_one_counts() -> None:
     found = finding(NO_DRIFT, drift(0.01), drift(0.05), drift(9.0, Kind.SURROGATE))
     assert (found.value, found.outcome) == (0.05, Outcome.FAIL)
+
+
+def test_every_accepted_kind_must_pass_and_says_which_it_is() -> None:
+    accepts = (Kind.SURROGATE, Kind.EMULATED)
+    records = (drift(0.01, Kind.SURROGATE), drift(0.04, Kind.EMULATED), drift(9.0, Kind.PREDICTED))
+    result = verdict(NO_DRIFT, *records, accepts=accepts)
+    assert [(item.kind, item.value, item.outcome) for item in result.findings[:2]] == [
+        (Kind.SURROGATE, 0.01, Outcome.PASS),
+        (Kind.EMULATED, 0.04, Outcome.FAIL),
+    ]
+    assert result.findings[0].reason == "Mean KL divergence is 0.01 nats (surrogate), within the maximum of 0.03 nats."
+    assert result.outcome is Outcome.FAIL
+
+
+def test_kinds_not_accepted_are_unverified_one_by_one() -> None:
+    result = verdict(NO_DRIFT, drift(0.01, Kind.SURROGATE), drift(0.01, Kind.EMULATED))
+    assert [(item.kind, item.outcome) for item in result.findings[:2]] == [
+        (Kind.SURROGATE, Outcome.UNVERIFIED),
+        (Kind.EMULATED, Outcome.UNVERIFIED),
+    ]
+
+
+@given(values=st.lists(st.tuples(st.sampled_from(Kind), st.floats(0, 0.06)), min_size=1, max_size=6))
+def test_no_kind_hides_another(values: list[tuple[Kind, float]]) -> None:
+    accepts = (Kind.SURROGATE, Kind.EMULATED)
+    result = verdict(NO_DRIFT, *(drift(kl, kind) for kind, kl in values), accepts=accepts)
+    about = [item.outcome for item in result.findings if item.budget == "kl_mean_nats_max"]
+    counting = [kl for kind, kl in values if kind in accepts]
+    assert (set(about) == {Outcome.PASS}) == (bool(counting) and all(kl <= 0.03 for kl in counting))
+
+
+EMULATOR = Budgets(emulator_relative_error_max=0.02)
+EMULATED = (Kind.EMULATED,)
+
+
+def test_the_emulator_is_judged_on_its_worse_agreement() -> None:
+    both = (samples.agreement(), samples.agreement("emulator-decode", 0.0213))
+    found = finding(EMULATOR, *both, accepts=EMULATED)
+    assert (found.outcome, found.value, found.kind) == (Outcome.FAIL, 0.0213, Kind.EMULATED)
+    assert found.reason == (
+        "Relative logit error of the emulator is 2.13 % in decode (emulated), over the maximum of 2 %."
+    )
+
+
+def test_agreement_with_another_variant_says_nothing_of_the_emulator() -> None:
+    found = finding(EMULATOR, samples.agreement("other-variant", 0.0001), accepts=EMULATED)
+    assert (found.outcome, found.value) == (Outcome.UNVERIFIED, None)
+
+
+@pytest.mark.parametrize("agreement", [samples.agreement(error=None), samples.agreement(positions=0)])
+def test_agreement_that_shows_nothing_is_unverified(agreement: AnyEvidence) -> None:
+    assert finding(EMULATOR, agreement, accepts=EMULATED).outcome is Outcome.UNVERIFIED
+    better = samples.agreement("emulator-decode", 0.001)
+    assert finding(EMULATOR, agreement, better, accepts=EMULATED).outcome is Outcome.UNVERIFIED
+
+
+def test_agreement_of_a_kind_not_accepted_is_unverified() -> None:
+    assert finding(EMULATOR, samples.agreement()).outcome is Outcome.UNVERIFIED
+
+
+def test_a_speed_nobody_measured_says_that_the_device_must() -> None:
+    found = finding(Budgets(decode_tokens_per_s_min=5.0), *samples.npu_evidence(), accepts=tuple(Kind))
+    assert (found.outcome, found.value) == (Outcome.UNVERIFIED, None)
+    assert found.reason == (
+        "Decode speed (p50) is not known: there is no latency evidence; it must be measured on the device."
+    )
 
 
 def test_evidence_of_another_variant_is_refused() -> None:

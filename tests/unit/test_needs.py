@@ -7,8 +7,8 @@ import pytest
 from bench.real_shapes import SHAPES
 from broken.checkpoints import make_checkpoint
 from phiforge.checkpoint.config import ModelConfig, load_config
-from phiforge.needs import Preflight, predict
-from phiforge.pipeline import Pipeline, load_pipeline
+from phiforge.needs import Preflight, StepNeeds, predict
+from phiforge.pipeline import Pipeline, StagesOptions, load_pipeline
 from phiforge.plan import exported_config, plan_weights
 
 ROOT = Path(__file__).parents[2]
@@ -65,3 +65,36 @@ def test_calibration_is_what_needs_memory(config: ModelConfig) -> None:
     assert needs.largest_step.step == "quantize"
     assert needs.memory_bytes < 4 * GIB
     assert [step.step for step in needs.steps] == ["rotate", "quantize", "export", "reference"]
+
+
+def npu_preflight(config: ModelConfig, **stages: object) -> Preflight:
+    pipeline = load_pipeline(ROOT / "pipelines" / "qnn-a16w4.yaml").with_options(StagesOptions, **stages)
+    weights = plan_weights(exported_config(config, pipeline), pipeline.quantize_options(), row_scales=True)
+    return predict(config, [(pipeline, weights, 0)])
+
+
+def test_an_npu_variant_is_calibrated_staged_and_compiled(config: ModelConfig) -> None:
+    needs = npu_preflight(real(config, "phi-4-mini"))
+    assert [step.step for step in needs.steps] == [
+        "rotate", "quantize", "calibrate activations", "stages", "compile", "reference",
+    ]  # fmt: skip
+    assert needs.memory_bytes < 4.5 * GIB
+
+
+def test_a_compilation_is_predicted_as_it_was_measured(config: ModelConfig) -> None:
+    """8 layers of Phi-4-mini took 3.7 GiB and 41 s, and everything is compiled twice."""
+    (step,) = [step for step in npu_preflight(real(config, "phi-4-mini", 8), parts=1).steps if step.step == "compile"]
+    assert 3.7 * GIB <= step.memory_bytes < 4.2 * GIB
+    assert step.seconds == pytest.approx(2 * 41, rel=0.05)
+
+
+def test_smaller_parts_need_less_memory_and_attention_on_the_npu_more_time(config: ModelConfig) -> None:
+    mini = real(config, "phi-4-mini")
+
+    def compiled(**stages: object) -> StepNeeds:
+        return next(step for step in npu_preflight(mini, **stages).steps if step.step == "compile")
+
+    assert compiled(parts=8).memory_bytes < compiled(parts=4).memory_bytes
+    assert compiled(parts=8).seconds == pytest.approx(compiled(parts=4).seconds)
+    assert compiled(attention="npu").seconds > 1.5 * compiled().seconds
+    assert compiled(head="npu").seconds > compiled().seconds

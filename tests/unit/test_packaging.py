@@ -9,9 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phiforge import errors
+from phiforge.evidence import Kind, dump_evidence
+from phiforge.hashing import hash_files, hash_listing
 from phiforge.packaging.layout import check_inside, load_component, load_manifest, variant_folders
 from phiforge.packaging.verify import verify_package
 from phiforge.packaging.write import Contents, PackagedVariant, write_package
+from phiforge.target import load_profile
+from phiforge.variant import MODEL_FOLDER, RECORD_FILE, VariantRecord
+from phiforge.verbs.package import PackageInput, publish, read_package
+from phiforge.verbs.report import report
+from phiforge.verbs.subject import find_subjects
+from phiforge.verbs.validate import evidence_files
+from unit.reporting import samples
+
+PROFILE = Path(__file__).parents[2] / "targets" / "qnn-x-elite.toml"
 
 
 def _contents(root: Path, *, evidence: str = "{}") -> Contents:
@@ -133,3 +144,116 @@ def test_traversal_in_sums_is_refused(package: Path) -> None:
         file.write(f"{'0' * 64}  ../outside\n")
     with pytest.raises(errors.UnsafePathError):
         verify_package(package)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Path:
+    """The stage folder of an NPU variant, with what stays there beside the model."""
+    folder = tmp_path / "stage"
+    for name, data in {
+        f"{MODEL_FOLDER}/part0.onnx": b"graph",
+        f"{MODEL_FOLDER}/part0.bin": b"binary",
+        "twin/part0.bin": b"twin",
+        "qdq/part0.onnx": b"qdq",
+        "calibration.jsonl": b"{}",
+        "plan.json": b"{}",
+        "workflow.json": b"{}",
+        "olive-package.json": b"{}",
+        "LICENSE": b"MIT",
+    }.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    known = samples.npu_report()
+    record = VariantRecord(
+        name="qnn-a16w4",
+        key="1" * 64,
+        sha256=hash_listing(hash_files(folder / MODEL_FOLDER)),
+        bytes=11,
+        bits_per_weight=4.3,
+        provider="qnn",
+        device="npu",
+        checkpoint=known.checkpoint,
+        options={},
+        operators={"EPContext": 1},
+        weights=known.variant.weights,
+        toolchain={},
+        npu=samples.npu_facts(),
+    )
+    (folder / RECORD_FILE).write_text(record.model_dump_json(), encoding="utf-8")
+    return folder
+
+
+def _npu_input(stage: Path) -> PackageInput:
+    (subject,) = find_subjects(stage)
+    own = [item.model_copy(update={"variant_sha256": subject.sha256}) for item in samples.npu_evidence()]
+    return PackageInput(
+        subject=subject,
+        about=stage,
+        evidence=evidence_files(own),
+        profiles=(load_profile(PROFILE),),
+        licences=(stage / "LICENSE",),
+    )
+
+
+def test_twin_and_qdq_graphs_stay_with_the_build(stage: Path, tmp_path: Path) -> None:
+    final = tmp_path / "p.ortpackage"
+    publish([_npu_input(stage)], final, ())
+    files = {path.relative_to(final).as_posix() for path in final.rglob("*") if path.is_file()}
+    assert {name for name in files if name.startswith("models/model/")} == {
+        "models/model/component.json",
+        "models/model/qnn-a16w4/part0.bin",
+        "models/model/qnn-a16w4/part0.onnx",
+    }
+    assert not [name for name in files if "twin" in name or "qdq" in name or "calibration" in name]
+    held = {path.read_bytes() for path in final.rglob("*") if path.is_file()}
+    assert not {b"twin", b"qdq"} & held
+
+
+def test_an_npu_variant_s_facts_and_evidence_travel_in_its_package(stage: Path, tmp_path: Path) -> None:
+    final = tmp_path / "p.ortpackage"
+    publish([_npu_input(stage)], final, ())
+    entry = load_component(final).variants["qnn-a16w4"]
+    assert (entry.ep, entry.device) == ("QNNExecutionProvider", "npu")
+    assert entry.additional_metadata["npu"] == {"sdk_version": "2.45.0.260326", "soc_model": 60, "confirmed": False}
+    (item,) = read_package(final)
+    assert item.record.npu == samples.npu_facts()
+    assert set(item.evidence) == {
+        "drift.json",
+        "drift-emulated.json",
+        "tasks.json",
+        "probes.json",
+        "agreement-prefill.json",
+        "agreement-decode.json",
+        "agreement-other-variant.json",
+        "breakdown.json",
+    }
+    first, *others = (record for record in item.evidence_for(item.profiles[0]) if record.evidence == "drift")
+    assert (first.kind, [record.kind for record in others]) == (Kind.SURROGATE, [Kind.EMULATED])
+
+
+def test_the_report_of_a_package_has_its_npu_facts_and_all_evidence(stage: Path, tmp_path: Path) -> None:
+    final = tmp_path / "p.ortpackage"
+    publish([_npu_input(stage)], final, ())
+    made = report(final, output=tmp_path / "out")["qnn-x-elite"].report
+    assert made.variant.npu == samples.npu_facts()
+    npu = load_profile(PROFILE).npu
+    assert npu is not None
+    assert made.profile.soc_source == npu.source
+    assert len(made.evidence) == len(samples.npu_evidence())
+    assert made.notices[0].startswith("Latency is unverified until the device has measured it")
+
+
+def test_a_speed_measured_on_the_device_lifts_the_notice(stage: Path, tmp_path: Path) -> None:
+    final = tmp_path / "p.ortpackage"
+    item = _npu_input(stage)
+    publish([item], final, ())
+    here = samples.latency(variant_sha256=item.subject.sha256)
+    machine = here.conditions.machine.model_copy(update={"process_architecture": "arm64"})
+    there = here.model_copy(update={"conditions": here.conditions.model_copy(update={"machine": machine})})
+    for latency, notices in ((here, 1), (there, 0)):
+        path = tmp_path / "latency-qnn-x-elite.json"
+        path.write_text(dump_evidence(latency), encoding="utf-8")
+        made = report(final, output=tmp_path / "out", evidence=[path])["qnn-x-elite"].report
+        assert len(made.notices) == notices
+        assert made.latency == latency

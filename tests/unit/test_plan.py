@@ -8,8 +8,8 @@ import pytest
 from broken.checkpoints import make_checkpoint
 from phiforge import errors
 from phiforge.checkpoint.inspect import CheckpointFacts, fingerprint, inspect_checkpoint
-from phiforge.pipeline import Pipeline, load_pipeline
-from phiforge.plan import Plan, resolve
+from phiforge.pipeline import CalibrateOptions, Pipeline, StagesOptions, load_pipeline
+from phiforge.plan import NpuPlan, Plan, resolve
 from phiforge.target import Profile, load_profile
 
 ROOT = Path(__file__).parents[2]
@@ -92,3 +92,136 @@ def test_variants_that_a_runtime_cannot_tell_apart_are_refused(
     renamed = pipeline.model_copy(update={"name": "other"})
     with pytest.raises(errors.PipelineInvalidError, match="both be for cpu on cpu"):
         resolve(facts, "f", [profile, other], {"cpu-int4-k-quant": pipeline, "other": renamed}, TOOLS)
+
+
+@pytest.fixture
+def npu_facts(tmp_path: Path) -> CheckpointFacts:
+    """A model of four layers whose rotary tables have 512 positions each."""
+    make_checkpoint(tmp_path / "npu", layer_count=4, hidden_size=128, longrope=True, max_positions=2048)
+    return inspect_checkpoint(tmp_path / "npu")
+
+
+def _npu_plan(facts: CheckpointFacts, *profiles: Profile, pipeline: Pipeline | None = None, **stages: object) -> Plan:
+    pipeline = pipeline or load_pipeline(ROOT / "pipelines" / "qnn-a16w4.yaml")
+    return resolve(facts, "f", profiles, {pipeline.name: pipeline.with_options(StagesOptions, **stages)}, TOOLS)
+
+
+def _npu_profile(name: str = "qnn-x-elite", **changes: object) -> Profile:
+    profile = load_profile(ROOT / "targets" / f"{name}.toml")
+    assert profile.npu is not None
+    return profile.model_copy(update={"npu": profile.npu.model_copy(update=changes)})
+
+
+def test_the_profile_completes_an_npu_pipeline(npu_facts: CheckpointFacts) -> None:
+    profile = _npu_profile(window_tokens=128, kv_cache_bits=8, attention="npu", calibration_tokens=1024)
+    (variant,) = _npu_plan(npu_facts, profile, window_tokens=64, parts=2).variants
+    assert variant.npu == NpuPlan(
+        soc_model=60, architecture="v73", confirmed=True, context_tokens=512, window_tokens=128, kv_cache_bits=8,
+        attention="npu", parts=((0, 2), (2, 4)),
+    )  # fmt: skip
+    passes = variant.workflow["passes"]
+    assert passes["stages"] | {"type": ""} == {
+        "type": "", "window_tokens": 128, "context_tokens": 512, "parts": 2, "kv_cache_bits": 8, "attention": "npu",
+        "embedding": "cpu", "head": "cpu", "headroom": 1.0,
+    }  # fmt: skip
+    assert passes["compile"]["soc_model"] == 60
+    assert passes["quantize"]["calibration_tokens"] == passes["calibrate"]["calibration_tokens"] == 1024
+
+
+@pytest.mark.parametrize(
+    ("asked", "model", "device", "window", "expected"),
+    [
+        (None, 512, 4096, 64, 512),
+        (None, 512, 256, 64, 256),
+        (None, 500, 4096, 128, 384),
+        (192, 512, 4096, 64, 192),
+    ],
+)
+def test_the_context_is_what_model_and_device_hold(
+    npu_facts: CheckpointFacts, asked: int | None, model: int, device: int, window: int, expected: int
+) -> None:
+    facts = replace(npu_facts, config=replace(npu_facts.config, original_max_positions=model))
+    plan = _npu_plan(facts, _npu_profile(context_tokens=device, window_tokens=window), context_tokens=asked)
+    assert plan.variants[0].npu is not None
+    assert plan.variants[0].npu.context_tokens == expected
+
+
+@pytest.mark.parametrize(("model", "device"), [(512, 4096), (4096, 512)])
+def test_more_context_than_there_is_is_refused(npu_facts: CheckpointFacts, model: int, device: int) -> None:
+    facts = replace(npu_facts, config=replace(npu_facts.config, original_max_positions=model))
+    with pytest.raises(errors.ContextTooLongError, match=r"576") as caught:
+        _npu_plan(facts, _npu_profile(context_tokens=device), context_tokens=576)
+    assert f"{model:,} positions" in caught.value.why
+    assert f"{device:,} tokens" in caught.value.why
+
+
+def test_a_model_shorter_than_a_window_is_refused(npu_facts: CheckpointFacts) -> None:
+    facts = replace(npu_facts, config=replace(npu_facts.config, original_max_positions=32))
+    with pytest.raises(errors.ContextTooLongError, match="64 tokens"):
+        _npu_plan(facts, _npu_profile())
+
+
+def test_a_context_of_broken_windows_is_refused(npu_facts: CheckpointFacts) -> None:
+    with pytest.raises(errors.PipelineInvalidError) as caught:
+        _npu_plan(npu_facts, _npu_profile(), context_tokens=100)
+    assert "64 tokens" in caught.value.fix
+
+
+def test_parts_are_raised_until_they_fit(npu_facts: CheckpointFacts) -> None:
+    weights = _npu_plan(npu_facts, _npu_profile()).variants[0].weights
+    layer = sum(weight.stored_bytes for weight in weights if ".layers.0." in weight.module)
+
+    def parts(limit: int, asked: int) -> int:
+        npu = _npu_plan(npu_facts, _npu_profile(part_bytes_max=limit), parts=asked).variants[0].npu
+        assert npu is not None
+        return len(npu.parts)
+
+    assert [parts(4 * layer, 1), parts(4 * layer - 1, 1), parts(layer, 1), parts(4 * layer, 9)] == [1, 2, 4, 4]
+    with pytest.raises(errors.PipelineInvalidError, match="does not fit binaries"):
+        parts(layer - 1, 1)
+
+
+def test_a_graph_stores_one_scale_a_row_and_the_cpu_one_a_block(npu_facts: CheckpointFacts) -> None:
+    weights = {weight.module: weight for weight in _npu_plan(npu_facts, _npu_profile()).variants[0].weights}
+    layer, head = weights["model.layers.0.mlp.down_proj"], weights["lm_head"]
+    assert (layer.spec.per_channel, head.spec.per_channel) == (True, False)
+    assert weights["model.embed_tokens"].spec == head.spec
+    assert layer.stored_bytes == layer.weights // 2 + 4 * layer.rows
+    assert head.stored_bytes == head.weights + 4 * head.rows * head.columns // 128
+
+
+def test_profiles_of_one_binary_share_a_variant_as_sure_as_the_least(npu_facts: CheckpointFacts) -> None:
+    unsure = _npu_profile("qnn-x-plus", confirmed=False)
+    (variant,) = _npu_plan(npu_facts, _npu_profile(), unsure).variants
+    assert variant.profiles == ("qnn-x-elite", "qnn-x-plus")
+    assert variant.npu is not None
+    assert not variant.npu.confirmed
+
+
+def test_chips_of_one_pipeline_need_packages_of_their_own(npu_facts: CheckpointFacts) -> None:
+    with pytest.raises(errors.PipelineInvalidError, match=r"qnn-a16w4 for qnn-x-elite and .* would both"):
+        _npu_plan(npu_facts, _npu_profile(), _npu_profile("qnn-8-elite"))
+
+
+def test_a_pipeline_and_a_profile_of_different_kinds_are_refused(
+    npu_facts: CheckpointFacts, profile: Profile, pipeline: Pipeline
+) -> None:
+    build = profile.build.model_copy(update={"pipeline": "qnn-a16w4"})
+    with pytest.raises(errors.PipelineInvalidError, match="does not fit the profile cpu-x64"):
+        _npu_plan(npu_facts, profile.model_copy(update={"build": build}))
+    with pytest.raises(errors.PipelineInvalidError, match="does not fit the profile qnn-x-elite"):
+        _npu_plan(npu_facts, _npu_profile(), pipeline=pipeline.model_copy(update={"name": "qnn-a16w4"}))
+
+
+def test_a_calibration_of_activations_makes_a_variant_calibrated(npu_facts: CheckpointFacts) -> None:
+    pipeline = load_pipeline(ROOT / "pipelines" / "qnn-a16w4.yaml").with_quantize_options(algorithm="rtn")
+    assert not _npu_plan(npu_facts, _npu_profile(), pipeline=pipeline).variants[0].calibrated
+    pipeline = pipeline.with_options(CalibrateOptions, calibration="calibration.jsonl")
+    assert _npu_plan(npu_facts, _npu_profile(), pipeline=pipeline).variants[0].calibrated
+
+
+def test_per_channel_without_an_npu_is_for_every_weight(
+    facts: CheckpointFacts, profile: Profile, pipeline: Pipeline
+) -> None:
+    weights = _plan(facts, profile, _changed(pipeline, per_channel=True)).variants[0].weights
+    assert all(weight.spec.per_channel and not weight.row_scales for weight in weights)

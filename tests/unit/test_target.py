@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from phiforge import errors
+from phiforge.soc import SOC_MODELS
 from phiforge.target import load_profile, parse_profile
 
-PROFILE = Path(__file__).parents[2] / "targets" / "cpu-x64.toml"
+TARGETS = Path(__file__).parents[2] / "targets"
+PROFILE = TARGETS / "cpu-x64.toml"
+NPU_PROFILE = TARGETS / "qnn-x-elite.toml"
 
 
-def _broken(tmp_path: Path, old: str, new: str) -> Path:
-    text = PROFILE.read_text(encoding="utf-8")
+def _broken(tmp_path: Path, old: str, new: str, profile: Path = PROFILE) -> Path:
+    text = profile.read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "broken.toml"
     path.write_text(text.replace(old, new), encoding="utf-8")
@@ -58,3 +62,42 @@ def test_profile_survives_json(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text(profile.model_dump_json(), encoding="utf-8")
     assert parse_profile(path) == profile
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        (
+            "soc_model = 60",
+            "soc_model = 9999",
+            r"npu.soc_model: 9999 is none .* 60 \(SC8380XP\), .* falls back to the CPU",
+        ),
+        ("soc_model = 60", "soc_model = 69", "soc_model 69 is SM8750 with Hexagon v79"),
+        ('"v73"', '"v99"', "architecture is 'v99'"),
+        ("context_tokens = 4096", "context_tokens = 4000", "no multiple of window_tokens, 64"),
+        ("window_tokens = 64", "window_tokens = 32", "npu.window_tokens"),
+        ("part_bytes_max = 700_000_000", "part_bytes_max = 0", "npu.part_bytes_max"),
+        ('target = "qnn"', 'target = "cpu"', "^(?!: )the table npu goes with build.target qnn, and only with it"),
+        ('device = "npu"', 'device = "gpu"', "runtime.device is 'gpu'"),
+    ],
+)
+def test_faults_of_an_npu_are_named(tmp_path: Path, old: str, new: str, named: str) -> None:
+    with pytest.raises(errors.ProfileInvalidError) as caught:
+        load_profile(_broken(tmp_path, old, new, NPU_PROFILE))
+    assert re.search(named, caught.value.why)
+
+
+def test_an_npu_profile_needs_its_table(tmp_path: Path) -> None:
+    with pytest.raises(errors.ProfileInvalidError, match="the table npu goes with"):
+        load_profile(_broken(tmp_path, 'target = "cpu"', 'target = "qnn"'))
+
+
+@pytest.mark.parametrize("path", sorted(TARGETS.glob("qnn-*.toml")), ids=lambda path: path.stem)
+def test_npu_profiles_say_where_their_chip_is_from_and_survive_json(path: Path, tmp_path: Path) -> None:
+    profile = load_profile(path)
+    assert profile.npu is not None
+    assert SOC_MODELS[profile.npu.soc_model].architecture == profile.npu.architecture
+    assert str(profile.npu.soc_model) in profile.npu.source
+    copy = tmp_path / "p.json"
+    copy.write_text(profile.model_dump_json(), encoding="utf-8")
+    assert parse_profile(copy) == profile

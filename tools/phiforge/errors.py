@@ -247,6 +247,30 @@ class CalibrationInvalidError(PhiforgeError):
     exit_code = 45
 
 
+class ActivationRangeError(PhiforgeError):
+    """Calibration left the range of an activation empty, constant or infinite."""
+
+    exit_code = 46
+
+
+class CompileFailedError(PhiforgeError):
+    """A device's compiler refused a graph, crashed, or left no complete binary."""
+
+    exit_code = 47
+
+
+class ContextTooLongError(PhiforgeError):
+    """More context is asked for than the graphs hold."""
+
+    exit_code = 48
+
+
+class SdkTooOldError(PhiforgeError):
+    """A variant was compiled with a newer SDK than the runtime's."""
+
+    exit_code = 49
+
+
 class NoCandidateError(PhiforgeError):
     """A tuning could choose nothing: no candidate is within the budgets by evidence, or none of them runs."""
 

@@ -210,7 +210,52 @@ class Latency(Record):
     memory: tuple[MemorySample, ...]
 
 
-AnyEvidence: TypeAlias = Annotated[Drift | Tasks | Probes | Latency, Field(discriminator="evidence")]
+class Agreement(Record):
+    """How alike two ways of running one variant are, or two variants, on the same tokens.
+
+    `comparison` says what is held against what. `relative_logit_error` is the norm of the difference over the norm of
+    the second's logits; None between two variants, whose logits differ by right.
+    """
+
+    evidence: Literal["agreement"] = "agreement"
+    schema_version: str = SCHEMA_VERSION
+    kind: Kind
+    conditions: Conditions
+    variant_sha256: str
+    comparison: Literal["emulator-prefill", "emulator-decode", "other-variant"]
+    against: str
+    against_sha256: str | None = None
+    positions: int
+    relative_logit_error: float | None
+    kl_mean_nats: float
+    top1_agreement_fraction: float
+
+
+class DriftStep(Record):
+    """Drift against the reference with a part of the quantization alone, such as "weights"."""
+
+    name: str
+    kind: Kind
+    positions: int
+    kl_nats: Estimate
+    top1_agreement_fraction: float
+
+
+class Breakdown(Record):
+    """Where the drift comes from: the same texts with more and more of the quantization switched on."""
+
+    evidence: Literal["breakdown"] = "breakdown"
+    schema_version: str = SCHEMA_VERSION
+    kind: Kind
+    conditions: Conditions
+    variant_sha256: str
+    reference_sha256: str
+    steps: tuple[DriftStep, ...]
+
+
+AnyEvidence: TypeAlias = Annotated[
+    Drift | Tasks | Probes | Latency | Agreement | Breakdown, Field(discriminator="evidence")
+]
 
 _ADAPTER: TypeAdapter[AnyEvidence] = TypeAdapter(AnyEvidence)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from phiforge import errors
-from phiforge.evidence import AnyEvidence, Drift, Kind, Latency, LatencyRow, Probe, Probes, Tasks
+from phiforge.evidence import Agreement, AnyEvidence, Drift, Kind, Latency, LatencyRow, Probe, Probes, Tasks
 
 if TYPE_CHECKING:
     from phiforge.target import Budgets
@@ -33,7 +33,8 @@ class Outcome(StrEnum):
 class Finding(BaseModel):
     """One check: a budget by its name in `Budgets`, or a blocking probe as `probe:<name>`.
 
-    A probe's limit is 1 and its value 1 if it passed, 0 if not. The value is None where there is no finite number.
+    A budget has one finding for each kind of evidence it is judged on, so that none mixes kinds. A probe's limit is 1
+    and its value 1 if it passed, 0 if not. The value is None where there is no finite number.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -117,6 +118,16 @@ def _recovery(evidence: AnyEvidence) -> tuple[Reading, ...]:
     return (Reading(overall.recovery_fraction, evidence.kind),)
 
 
+def _emulator(evidence: AnyEvidence) -> tuple[Reading, ...]:
+    if not isinstance(evidence, Agreement) or not evidence.comparison.startswith("emulator-"):
+        return ()
+    where = f" in {evidence.comparison.removeprefix('emulator-')}"
+    if evidence.positions < 1 or evidence.relative_logit_error is None:
+        what = "covers no position" if evidence.positions < 1 else "holds no error of the logits"
+        return (Reading(None, evidence.kind, where, absent=f"the agreement evidence{where} {what}"),)
+    return (Reading(evidence.relative_logit_error, evidence.kind, where),)
+
+
 def _latency(read: Callable[[Latency], float]) -> Reader:
     def reader(evidence: AnyEvidence) -> tuple[Reading, ...]:
         return (Reading(read(evidence), evidence.kind),) if isinstance(evidence, Latency) else ()
@@ -150,6 +161,7 @@ RULES: dict[str, Rule] = {
     ),
     "perplexity_ratio_max": Rule("Perplexity ratio", "ratio", "drift", _drift(lambda d: d.perplexity_ratio)),
     "answer_recovery_fraction_min": Rule("Answer recovery", "fraction", "tasks", _recovery),
+    "emulator_relative_error_max": Rule("Relative logit error of the emulator", "fraction", "agreement", _emulator),
     "variant_bytes_max": Rule("Variant size", "bytes", None, _nothing),
     "load_ms_max": Rule("Load time", "ms", "latency", _latency(lambda e: e.load_ms)),
     "ttft_p50_ms_max": Rule("Time to first token (p50)", "ms", "latency", _rows(lambda r: r.ttft_p50_ms)),
@@ -174,12 +186,13 @@ def judge(
 ) -> Verdict:
     """Judge one variant against the budgets of one profile.
 
-    Of several readings for one budget the worst counts; readings of a kind that is not accepted count only where there
-    is no accepted one, and then leave the budget unverified. A failed blocking probe fails whatever its kind.
+    Each accepted kind of evidence must keep the budget; of several readings of one kind the worst counts. Readings of a
+    kind that is not accepted count only where there is no accepted one, and then leave the budget unverified. A failed
+    blocking probe fails whatever its kind.
 
     Args:
         budgets: The limits; an absent one is not judged.
-        accepts: The kinds that drift, answers and probes may be judged on; time and memory need `measured`.
+        accepts: The kinds that drift, agreement, answers and probes may be judged on; time and memory need `measured`.
         evidence: Any number of records, all of this variant.
         variant_sha256: The variant that is judged.
         variant_bytes: Its size on disk.
@@ -191,9 +204,10 @@ def judge(
         _check_variant(record, variant_sha256)
     limits = [(name, rule, getattr(budgets, name)) for name, rule in RULES.items()]
     findings = [
-        _judge_budget(name, rule, float(limit), accepts, _readings(rule, evidence, variant_bytes))
+        finding
         for name, rule, limit in limits
         if limit is not None
+        for finding in _judge_budget(name, rule, float(limit), accepts, _readings(rule, evidence, variant_bytes))
     ]
     if not findings:
         findings.append(_missing("budgets", "The profile sets no budget, so nothing was judged."))
@@ -256,19 +270,29 @@ def _readings(rule: Rule, evidence: Sequence[AnyEvidence], variant_bytes: int) -
     return [reading for record in evidence for reading in rule.read(record)]
 
 
-def _judge_budget(name: str, rule: Rule, limit: float, accepts: Sequence[Kind], readings: list[Reading]) -> Finding:
+def _judge_budget(
+    name: str, rule: Rule, limit: float, accepts: Sequence[Kind], readings: list[Reading]
+) -> list[Finding]:
     kinds = (Kind.MEASURED,) if rule.measured_only else tuple(accepts)
     if not readings:
-        reason = f"{rule.title} is not known: there is no {rule.needs} evidence."
-        return Finding(budget=name, limit=limit, value=None, kind=None, outcome=Outcome.UNVERIFIED, reason=reason)
+        remedy = "; it must be measured on the device" if rule.measured_only else ""
+        reason = f"{rule.title} is not known: there is no {rule.needs} evidence{remedy}."
+        return [Finding(budget=name, limit=limit, value=None, kind=None, outcome=Outcome.UNVERIFIED, reason=reason)]
     accepted = [reading for reading in readings if reading.kind is None or reading.kind in kinds]
-    findings = [_judge_reading(name, rule, limit, kinds, reading) for reading in accepted or readings]
-    return max(findings, key=lambda finding: (_severity(finding.outcome), _badness(finding)))
+    of_kind: dict[Kind | None, list[Finding]] = {}
+    for reading in accepted or readings:
+        of_kind.setdefault(reading.kind, []).append(_judge_reading(name, rule, limit, kinds, reading))
+    return [
+        max(findings, key=lambda finding: (_severity(finding.outcome), _badness(finding)))
+        for findings in of_kind.values()
+    ]
 
 
 def _judge_reading(name: str, rule: Rule, limit: float, kinds: tuple[Kind, ...], reading: Reading) -> Finding:
     value = reading.value
     finite = value if value is not None and math.isfinite(value) else None
+    # A number that was not measured says so wherever it is told.
+    where = reading.where if reading.kind in (None, Kind.MEASURED) else f"{reading.where} ({reading.kind})"
     if reading.kind is not None and reading.kind not in kinds:
         shown = "" if finite is None else f" of {quantity(finite, rule.unit)}{reading.where}"
         outcome = Outcome.UNVERIFIED
@@ -276,9 +300,9 @@ def _judge_reading(name: str, rule: Rule, limit: float, kinds: tuple[Kind, ...],
     elif value is None:
         outcome, reason = Outcome.UNVERIFIED, f"{rule.title} is not known: {reading.absent}."
     elif finite is None:
-        outcome, reason = Outcome.FAIL, f"{rule.title}{reading.where} came out as {value}, which is no finite number."
+        outcome, reason = Outcome.FAIL, f"{rule.title}{where} came out as {value}, which is no finite number."
     else:
-        outcome, reason = _compare(name, rule, limit, finite, reading.where)
+        outcome, reason = _compare(name, rule, limit, finite, where)
     return Finding(budget=name, limit=limit, value=finite, kind=reading.kind, outcome=outcome, reason=reason)
 
 

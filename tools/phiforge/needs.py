@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from phiforge.parts import layer_bytes, part_bytes, split_layers
+from phiforge.quantize.assign import LM_HEAD
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from phiforge.checkpoint.config import ModelConfig
-    from phiforge.pipeline import Pipeline
+    from phiforge.pipeline import Pipeline, StagesOptions
 
 # Anonymous memory of a build's process tree with next to no weights: Python, Olive, torch and numba; what each layer
 # adds (its nodes and modules, however wide), and each token of the vocabulary (the tokenizer).
@@ -42,6 +45,17 @@ TEXT_TOKENS = 4096
 # the head's weights, read and widened.
 LOGIT_ROWS, DOUBLE_ROWS, DOUBLE_ARRAYS = 512, 64, 6
 HEAD_BLOCK_BYTES = 2 * 4 * 32 * 1024 * 1024
+# QNN's compiler: 8 layers of Phi-4-mini, 409 MB of weights, took 3.7 GiB, and one layer of Phi-4, 172 MB, 1.7 GiB. On a
+# loaded machine, so these are upper bounds.
+COMPILE_BYTES_PER_BYTE, COMPILE_BASE_BYTES = 9, 450_000_000
+# The same 8 layers, two graphs that share the weights, took 41 s, and 75 s for 413 MB with attention on the NPU. All of
+# it is done twice: for the binary and for the twin that an x86 host can load.
+COMPILED_BYTES_PER_S = {"cpu": 409e6 / 41, "npu": 413e6 / 75}
+COMPILATIONS = 2
+# Graphs of each part, for a window and for one token.
+NPU_GRAPHS = 2
+# Arrays of one weight in float32 while its graph is written. From the code, not measured.
+STAGE_ARRAYS = 3
 
 
 class Weight(Protocol):
@@ -120,10 +134,43 @@ def _steps(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight]) -
     else:
         seconds = total / WEIGHTS_PER_S[options.algorithm]
         yield StepNeeds(step="quantize", memory_bytes=_streamed_memory(config, weights), seconds=seconds)
+    stages = pipeline.stages_options()
+    if stages is not None:
+        yield from _npu_steps(config, pipeline, stages, weights)
+        return
     stored = sum(weight.stored_bytes for weight in weights)
     memory = _base_memory(config) + _rotary_bytes(config)
     copied = READ_BYTES * total + COPIES * stored
     yield StepNeeds(step="export", memory_bytes=memory, seconds=BASE_SECONDS + copied / COPY_BYTES_PER_S)
+
+
+def _npu_steps(
+    config: ModelConfig, pipeline: Pipeline, stages: StagesOptions, weights: Sequence[Weight]
+) -> Iterator[StepNeeds]:
+    """Return what follows the quantization for an NPU: a walk through the decoder, the graphs, their compilation."""
+    calibrate = pipeline.calibrate_options()
+    tokens = calibrate.calibration_tokens if calibrate else 0
+    total, stored = sum(weight.weights for weight in weights), sum(weight.stored_bytes for weight in weights)
+    logits = 4 * config.vocab_size * LOGIT_ROWS + HEAD_BLOCK_BYTES
+    memory = BASE_MEMORY_BYTES + TOKEN_BYTES * config.vocab_size + max(_walked_bytes(config), logits)
+    yield StepNeeds(step="calibrate activations", memory_bytes=memory, seconds=2 * tokens * total / FLOPS)
+    layers = [weight for weight in weights if ".layers." in weight.module]
+    memory = _base_memory(config) + STAGE_ARRAYS * 4 * max(weight.weights for weight in layers)
+    yield StepNeeds(step="stages", memory_bytes=memory, seconds=BASE_SECONDS + COPIES * stored / COPY_BYTES_PER_S)
+    compiled = _compiled_parts(stages, weights)
+    yield StepNeeds(
+        step="compile",
+        memory_bytes=COMPILE_BASE_BYTES + COMPILE_BYTES_PER_BYTE * max(compiled),
+        seconds=COMPILATIONS * sum(compiled) / COMPILED_BYTES_PER_S[stages.attention],
+    )
+
+
+def _compiled_parts(stages: StagesOptions, weights: Sequence[Weight]) -> list[int]:
+    """The bytes of weights of each binary, one after another; a head on the NPU is one more."""
+    sizes = layer_bytes(weights)
+    parts = [*part_bytes(sizes, split_layers(len(sizes), min(stages.parts, len(sizes))))]
+    head = [weight.stored_bytes for weight in weights if weight.module == LM_HEAD]
+    return parts + head if stages.head == "npu" else parts
 
 
 def _base_memory(config: ModelConfig) -> int:
@@ -160,11 +207,14 @@ def _calibrated_seconds(weights: Sequence[Weight], tokens: int) -> float:
 
 def _reference(config: ModelConfig) -> StepNeeds:
     """The drift reference: a layer, a text's widest activations, then rows of logits."""
-    layer = 4 * _layer_weights(config)
-    text = 4 * min(TEXT_TOKENS, config.max_positions) * 3 * config.intermediate_size
     logits = config.vocab_size * (4 * LOGIT_ROWS + 8 * DOUBLE_ROWS * DOUBLE_ARRAYS) + HEAD_BLOCK_BYTES
-    memory = BASE_MEMORY_BYTES + TOKEN_BYTES * config.vocab_size + max(layer + text, logits)
+    memory = BASE_MEMORY_BYTES + TOKEN_BYTES * config.vocab_size + max(_walked_bytes(config), logits)
     return StepNeeds(step="reference", memory_bytes=memory, seconds=0.0)
+
+
+def _walked_bytes(config: ModelConfig) -> int:
+    """A layer in float32 and a text's widest activations."""
+    return 4 * _layer_weights(config) + 4 * min(TEXT_TOKENS, config.max_positions) * 3 * config.intermediate_size
 
 
 def _layer_weights(config: ModelConfig) -> int:
@@ -174,7 +224,10 @@ def _layer_weights(config: ModelConfig) -> int:
 
 
 def _disk(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight], float_bytes: int) -> int:
-    """The quantized checkpoint, then the variant in Olive's cache, in the store and in the package."""
+    """The quantized checkpoint, then the variant in Olive's cache, in the store and in the package.
+
+    An NPU's variant comes from graphs, and its twin has a copy of the weights for every graph.
+    """
     stored = sum(weight.stored_bytes for weight in weights) + float_bytes
     disk = 4 * (stored + _rotary_bytes(config))
     if pipeline.rotate_options():
@@ -182,6 +235,9 @@ def _disk(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight], fl
     options = pipeline.quantize_options()
     if options.calibrated:
         disk += stored + 4 * options.calibration_tokens * (2 * config.hidden_size + config.intermediate_size)
+    calibrate = pipeline.calibrate_options()
+    if calibrate is not None:
+        disk += (1 + NPU_GRAPHS) * stored + 4 * calibrate.calibration_tokens * config.hidden_size
     return disk
 
 

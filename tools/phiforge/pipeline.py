@@ -6,13 +6,14 @@ handed on as it stands, because Olive checks it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from phiforge import errors
 from phiforge.quantize.algorithms import ALGORITHMS
+from phiforge.quantize.assign import EMBEDDING, LM_HEAD
 from phiforge.quantize.calibrated import CALIBRATED
 from phiforge.quantize.mixed import MIXED_BITS, MIXED_RULES
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Bits = Literal[4, 8]
 BlockSize = Literal[16, 32, 64, 128, 256]
+WindowTokens = Literal[64, 128]
+CacheBits = Literal[8, 16]
+Processor = Literal["cpu", "npu"]
 
 # The rule that gives 8 bits to the tensors whose quantization is measured to cost most, under a budget of bits.
 MEASURED = "measured"
@@ -28,6 +32,9 @@ MEASURED = "measured"
 ROTATE_PASS = "PhiforgeRotate"
 QUANTIZE_PASS = "PhiforgeQuantize"
 EXPORT_PASS = "PhiforgeExport"
+CALIBRATE_PASS = "PhiforgeCalibrate"
+STAGES_PASS = "PhiforgeStages"
+COMPILE_PASS = "PhiforgeCompile"
 
 
 class Options(BaseModel):
@@ -47,9 +54,12 @@ class QuantizeOptions(Options):
     """Options of our weight quantizer.
 
     Tied embeddings share the head's codes, and `embedding_bits` speaks of untied ones only; with `shared_embeddings`
-    false a tied table becomes two tensors. `search`, `act_order` and `damping` are GPTQ's. With `mixed: measured` there
+    false a tied table becomes two tensors. `search`, `act_order` and `damping` are GPTQ's. `positive_scales` goes with
+    symmetric codes. `smoothing` is the share of the down projection's outliers that moves into its weights, none by
+    default; it needs an algorithm that is calibrated. With `mixed: measured` there
     is a `target_bpw`, and a build fills in `int8_modules`. A build also fills in `calibration`, the file beside the
-    workflow, and its hash.
+    workflow, and its hash. `in_blocks` names what keeps a scale for every block where `per_channel` is set; for an NPU
+    it is filled in with what the CPU runs.
     """
 
     type: Literal["PhiforgeQuantize"]
@@ -58,6 +68,8 @@ class QuantizeOptions(Options):
     block_size: BlockSize
     symmetric: bool
     per_channel: bool = False
+    positive_scales: bool = False
+    in_blocks: Annotated[tuple[Literal["lm_head", "model.embed_tokens"], ...], Field(strict=False)] = ()
     mixed: Annotated[str, Field(json_schema_extra={"enum": sorted([*MIXED_RULES, MEASURED])})] = "none"
     target_bpw: Annotated[float, Field(ge=4, le=10)] | None = None
     # JSON and YAML have lists, which strict checking would not take for a tuple.
@@ -68,6 +80,7 @@ class QuantizeOptions(Options):
     act_order: bool = False
     damping: Annotated[float, Field(gt=0, le=1)] = 0.01
     search: Literal["rtn", "k-quant"] = "k-quant"
+    smoothing: Annotated[float, Field(ge=0, le=1)] | None = None
     calibration: str | None = None
     calibration_sha256: str | None = None
     calibration_tokens: Annotated[int, Field(ge=256)] = 16384
@@ -93,6 +106,46 @@ class ExportOptions(Options):
     logits: Literal["all", "last"] = "all"
 
 
+class CalibrateOptions(Options):
+    """Options of our calibration, which runs the quantized decoder and records the ranges of its activations.
+
+    A build fills in `calibration`, the file beside the workflow, and its hash.
+    """
+
+    type: Literal["PhiforgeCalibrate"]
+    calibration: str | None = None
+    calibration_sha256: str | None = None
+    calibration_tokens: Annotated[int, Field(ge=64)] = 8192
+
+
+class StagesOptions(Options):
+    """Options of our writer of QDQ graphs of fixed shape, with the layers in `parts` one after another.
+
+    A prefill graph takes `window_tokens` at once, and the cache holds `context_tokens`; None is as many as model and
+    device hold. `attention`, `embedding` and `head` say where each runs, and `headroom` widens the activation ranges.
+    A plan puts what the device's profile says in the place of window, cache bits and attention.
+    """
+
+    type: Literal["PhiforgeStages"]
+    window_tokens: WindowTokens = 64
+    context_tokens: Annotated[int, Field(ge=64)] | None = None
+    parts: Annotated[int, Field(ge=1)] = 4
+    kv_cache_bits: CacheBits = 16
+    attention: Processor = "cpu"
+    embedding: Processor = "cpu"
+    head: Processor = "cpu"
+    headroom: Annotated[float, Field(ge=1, le=2)] = 1.0
+
+
+class CompileOptions(Options):
+    """Options of our compiler pass; a plan fills in `soc_model` from the device's profile."""
+
+    type: Literal["PhiforgeCompile"]
+    provider: Literal["qnn"]
+    soc_model: int | None = None
+    optimization: Literal[1, 2, 3] = 3
+
+
 class OliveOptions(BaseModel):
     """A pass of Olive's own: its type, and whatever it takes."""
 
@@ -101,18 +154,28 @@ class OliveOptions(BaseModel):
     type: str
 
 
+NPU_PASSES = (CALIBRATE_PASS, STAGES_PASS, COMPILE_PASS)
+OWN_PASSES = (ROTATE_PASS, QUANTIZE_PASS, *NPU_PASSES, EXPORT_PASS)
+
+
 def _pass_tag(value: Any) -> str:
     name = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return str(name) if name in {ROTATE_PASS, QUANTIZE_PASS, EXPORT_PASS} else "olive"
+    return str(name) if name in OWN_PASSES else "olive"
 
 
 PassOptions = Annotated[
     Annotated[RotateOptions, Tag(ROTATE_PASS)]
     | Annotated[QuantizeOptions, Tag(QUANTIZE_PASS)]
     | Annotated[ExportOptions, Tag(EXPORT_PASS)]
+    | Annotated[CalibrateOptions, Tag(CALIBRATE_PASS)]
+    | Annotated[StagesOptions, Tag(STAGES_PASS)]
+    | Annotated[CompileOptions, Tag(COMPILE_PASS)]
     | Annotated[OliveOptions, Tag("olive")],
     Discriminator(_pass_tag),
 ]
+
+
+_Found = TypeVar("_Found", bound=Options)
 
 
 class Pipeline(BaseModel):
@@ -125,29 +188,57 @@ class Pipeline(BaseModel):
 
     def quantize_options(self) -> QuantizeOptions:
         """The options of the one quantize pass."""
-        return next(options for options in self.passes.values() if isinstance(options, QuantizeOptions))
+        found = self._find(QuantizeOptions)
+        assert found is not None
+        return found
 
     def rotate_options(self) -> RotateOptions | None:
         """The options of the rotate pass, None without one."""
-        return next((options for options in self.passes.values() if isinstance(options, RotateOptions)), None)
+        return self._find(RotateOptions)
+
+    def export_options(self) -> ExportOptions | None:
+        """The options of the export pass, None in a pipeline for an NPU."""
+        return self._find(ExportOptions)
+
+    def calibrate_options(self) -> CalibrateOptions | None:
+        """The options of the calibration of activations, None but for an NPU."""
+        return self._find(CalibrateOptions)
+
+    def stages_options(self) -> StagesOptions | None:
+        """The options of the pass that writes graphs for an NPU, None but for one."""
+        return self._find(StagesOptions)
+
+    def compile_options(self) -> CompileOptions | None:
+        """The options of the compiler pass, None but for an NPU."""
+        return self._find(CompileOptions)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any of the passes uses calibration texts."""
+        options = self.quantize_options()
+        return options.calibrated or options.mixed == MEASURED or self.calibrate_options() is not None
 
     def with_quantize_options(self, **changes: object) -> Pipeline:
         """The same pipeline with other options of the quantize pass."""
-        options = self.quantize_options()
-        changed = options.model_copy(update=changes)
-        passes = {name: changed if item is options else item for name, item in self.passes.items()}
+        return self.with_options(QuantizeOptions, **changes)
+
+    def with_options(self, kind: type[Options], **changes: object) -> Pipeline:
+        """The same pipeline with other options of the pass whose options are of this kind, if it has one."""
+        passes = {
+            name: options.model_copy(update=changes) if isinstance(options, kind) else options
+            for name, options in self.passes.items()
+        }
         return self.model_copy(update={"passes": passes})
 
-    def export_options(self) -> ExportOptions:
-        """The options of the one export pass."""
-        return next(options for options in self.passes.values() if isinstance(options, ExportOptions))
+    def _find(self, kind: type[_Found]) -> _Found | None:
+        return next((options for options in self.passes.values() if isinstance(options, kind)), None)
 
 
 def load_pipeline(path: Path) -> Pipeline:
     """Read one pipeline (YAML, or JSON, which is YAML); its name is the file's stem.
 
     Raises:
-        PipelineInvalidError: The file is no YAML, breaks the schema, or lacks a quantize or an export pass.
+        PipelineInvalidError: The file is no YAML, breaks the schema, or its passes are no way to a variant.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -160,27 +251,49 @@ def load_pipeline(path: Path) -> Pipeline:
     faults = "; ".join(_faults(pipeline))
     if faults:
         raise _invalid(path, faults)
-    return pipeline
+    return _with_ends_in_blocks(pipeline)
+
+
+def _with_ends_in_blocks(pipeline: Pipeline) -> Pipeline:
+    """Let the head and the table that the CPU runs keep their blocks: per channel is how an NPU wants its weights."""
+    stages = pipeline.stages_options()
+    if stages is None:
+        return pipeline
+    places = {LM_HEAD: stages.head, EMBEDDING: stages.embedding}
+    return pipeline.with_quantize_options(in_blocks=tuple(name for name, place in places.items() if place == "cpu"))
 
 
 def _faults(pipeline: Pipeline) -> list[str]:
-    kinds = [type(options) for options in pipeline.passes.values()]
-    found = [
-        f"exactly one {kind} pass is needed"
-        for kind, cls in ((QUANTIZE_PASS, QuantizeOptions), (EXPORT_PASS, ExportOptions))
-        if kinds.count(cls) != 1
-    ]
+    names = [options.type for options in pipeline.passes.values() if options.type in OWN_PASSES]
+    found = _missing_faults(names)
     if found:
         return found
-    order = [cls for cls in (RotateOptions, QuantizeOptions, ExportOptions) if cls in kinds]
-    if kinds.count(RotateOptions) > 1:
+    if names.count(ROTATE_PASS) > 1:
         found.append(f"more than one {ROTATE_PASS} pass")
-    if [kind for kind in kinds if kind in order] != order and not found:
+    order = [name for name in OWN_PASSES if name in names]
+    if names != order and not found:
         found.append(
-            f"the passes stand in the wrong order: {QUANTIZE_PASS} needs what {ROTATE_PASS} makes, and {EXPORT_PASS} "
-            f"what {QUANTIZE_PASS} makes"
+            f"the passes stand in the wrong order: each needs what the one before it makes, and so the order is "
+            f"{', '.join(order)}"
         )
+    if STAGES_PASS in names and not pipeline.quantize_options().symmetric:
+        found.append("symmetric: must be true for an NPU, because QNN's weights have no zero points")
     return found + _quantize_faults(pipeline.quantize_options())
+
+
+def _missing_faults(names: list[str]) -> list[str]:
+    """What is missing or too many: one quantize pass, and one way to end, for the CPU or for an NPU."""
+    found = [] if names.count(QUANTIZE_PASS) == 1 else [f"exactly one {QUANTIZE_PASS} pass is needed"]
+    for_npu = [name for name in NPU_PASSES if name in names]
+    listed = ", ".join(NPU_PASSES)
+    if EXPORT_PASS in names and for_npu:
+        found.append(f"{EXPORT_PASS} is for the CPU and {', '.join(for_npu)} for an NPU; a pipeline ends in one way")
+    elif for_npu:
+        wrong = [name for name in NPU_PASSES if names.count(name) != 1]
+        found += [f"exactly one {name} pass is needed: an NPU's pipeline has {listed}" for name in wrong]
+    elif names.count(EXPORT_PASS) != 1:
+        found.append(f"exactly one {EXPORT_PASS} pass is needed, or for an NPU the passes {listed}")
+    return found
 
 
 def _quantize_faults(options: QuantizeOptions) -> list[str]:
@@ -194,6 +307,8 @@ def _quantize_faults(options: QuantizeOptions) -> list[str]:
         found.append(f"target_bpw: goes with mixed: {MEASURED}, and only with it")
     if options.int8_modules and options.mixed != MEASURED:
         found.append(f"int8_modules: goes with mixed: {MEASURED} only")
+    if options.smoothing is not None and not options.calibrated:
+        found.append("smoothing: needs an algorithm that is calibrated")
     if options.mixed == MEASURED and options.bits == MIXED_BITS:
         found.append(f"mixed: {MEASURED} chooses what gets {MIXED_BITS} bits, but bits is {MIXED_BITS} already")
     return found

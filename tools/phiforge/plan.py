@@ -14,7 +14,8 @@ from phiforge import errors
 from phiforge.checkpoint.tensors import expected_tensors
 from phiforge.hashing import content_key
 from phiforge.needs import Preflight, predict
-from phiforge.pipeline import MEASURED
+from phiforge.parts import fitting_parts, layer_bytes
+from phiforge.pipeline import MEASURED, CalibrateOptions, CompileOptions, QuantizeOptions, StagesOptions
 from phiforge.quantize.assign import assign_specs
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
     from phiforge.checkpoint.config import ModelConfig
     from phiforge.checkpoint.inspect import CheckpointFacts
-    from phiforge.pipeline import Pipeline, QuantizeOptions
+    from phiforge.pipeline import Pipeline
     from phiforge.quantize.spec import QuantSpec
-    from phiforge.target import Profile
+    from phiforge.target import Npu, Profile
 
 WORKFLOW_CHECKPOINT = "checkpoint"
 WORKFLOW_OUTPUT = "variant"
@@ -32,12 +33,13 @@ WORKFLOW_OUTPUT = "variant"
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPlan:
-    """What one module's weight becomes."""
+    """What one module's weight becomes; `row_scales` says that a per-channel one is stored with one scale a row."""
 
     module: str
     rows: int
     columns: int
     spec: QuantSpec
+    row_scales: bool = False
 
     @property
     def weights(self) -> int:
@@ -47,14 +49,29 @@ class WeightPlan:
     @property
     def stored_bytes(self) -> int:
         """Bytes of codes, float32 scales and packed zero points."""
-        blocks = self.columns // self.spec.block_size
+        one_scale = self.row_scales and self.spec.per_channel
+        blocks = 1 if one_scale else self.columns // self.spec.block_size
         zero_points = 0 if self.spec.symmetric else self.rows * -(-blocks * self.spec.bits // 8)
         return self.weights * self.spec.bits // 8 + self.rows * blocks * 4 + zero_points
 
 
 @dataclass(frozen=True, kw_only=True)
+class NpuPlan:
+    """What is compiled for an NPU; `parts` are the layers of each binary as (start, stop)."""
+
+    soc_model: int
+    architecture: str
+    confirmed: bool
+    context_tokens: int
+    window_tokens: int
+    kv_cache_bits: int
+    attention: str
+    parts: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class VariantPlan:
-    """One variant: a pipeline resolved for a checkpoint, and the profiles that share it."""
+    """One variant: a pipeline resolved for a checkpoint, and the profiles that share it; `npu` if it is for an NPU."""
 
     name: str
     profiles: tuple[str, ...]
@@ -67,6 +84,7 @@ class VariantPlan:
     weights: tuple[WeightPlan, ...]
     float_bytes: int
     key: str
+    npu: NpuPlan | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -105,7 +123,7 @@ def resolve(
     pipelines: Mapping[str, Pipeline],
     toolchain: Mapping[str, str],
 ) -> Plan:
-    """Return the plan: one variant for each pipeline that the profiles name.
+    """Return the plan: one variant for each pipeline that the profiles name, and for each NPU it is compiled for.
 
     Args:
         facts: The checkpoint, inspected.
@@ -115,15 +133,21 @@ def resolve(
         toolchain: Versions of everything that shapes the result.
 
     Raises:
-        PipelineInvalidError: A pipeline does not fit the checkpoint, or two variants would be selected alike.
+        PipelineInvalidError: A pipeline does not fit the checkpoint or the device, or two variants would be selected
+            alike.
+        ContextTooLongError: A pipeline asks for more context than the model or the device holds.
     """
-    groups: dict[str, list[Profile]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Profile]] = defaultdict(list)
     for profile in profiles:
-        groups[profile.build.pipeline].append(profile)
-    variants = tuple(
-        _variant(facts, fingerprint, group, pipelines[name], toolchain) for name, group in sorted(groups.items())
-    )
+        groups[profile.build.pipeline, _npu_key(profile)].append(profile)
+    completed = [
+        (group, *complete_for_npu(facts.config, pipelines[name], group)) for (name, _), group in sorted(groups.items())
+    ]
+    variants = tuple(_variant(facts, fingerprint, *item, toolchain) for item in completed)
     _refuse_ties(variants)
+    needs = [
+        (pipeline, item.weights, item.float_bytes) for (_, pipeline, _), item in zip(completed, variants, strict=True)
+    ]
     return Plan(
         model=facts.name,
         family=facts.family,
@@ -133,12 +157,12 @@ def resolve(
         checkpoint_bytes=facts.weight_bytes,
         variants=variants,
         toolchain=dict(toolchain),
-        preflight=predict(facts.config, [(pipelines[item.name], item.weights, item.float_bytes) for item in variants]),
+        preflight=predict(facts.config, needs),
     )
 
 
-def plan_weights(config: ModelConfig, options: QuantizeOptions) -> tuple[WeightPlan, ...]:
-    """What every weight of the checkpoint becomes under these options."""
+def plan_weights(config: ModelConfig, options: QuantizeOptions, *, row_scales: bool = False) -> tuple[WeightPlan, ...]:
+    """What every weight of the checkpoint becomes under these options; `row_scales` as in an NPU's graphs."""
     shapes = {
         name.removesuffix(".weight"): (shape[0], shape[1])
         for name, shape in expected_tensors(config).items()
@@ -151,13 +175,15 @@ def plan_weights(config: ModelConfig, options: QuantizeOptions) -> tuple[WeightP
         block_size=options.block_size,
         symmetric=options.symmetric,
         per_channel=options.per_channel,
+        positive_scales=options.positive_scales,
+        in_blocks=options.in_blocks,
         mixed="none" if options.mixed == MEASURED else options.mixed,
         int8_modules=options.int8_modules,
         lm_head_bits=options.lm_head_bits,
         embedding_bits=options.lm_head_bits if config.tied_embeddings else options.embedding_bits,
     )
     return tuple(
-        WeightPlan(module=name, rows=shapes[name][0], columns=shapes[name][1], spec=spec)
+        WeightPlan(module=name, rows=shapes[name][0], columns=shapes[name][1], spec=spec, row_scales=row_scales)
         for name, spec in specs.items()
     )
 
@@ -166,6 +192,44 @@ def exported_config(config: ModelConfig, pipeline: Pipeline) -> ModelConfig:
     """The configuration of what the pipeline exports: a rotation folds the last norm into the head, which unties it."""
     shared = pipeline.quantize_options().shared_embeddings and not pipeline.rotate_options()
     return config if shared else replace(config, tied_embeddings=False)
+
+
+def complete_for_npu(
+    config: ModelConfig, pipeline: Pipeline, profiles: Sequence[Profile]
+) -> tuple[Pipeline, NpuPlan | None]:
+    """Return the pipeline with what only profile and model can tell, and what is compiled; no NPU, nothing changed.
+
+    Args:
+        config: The checkpoint's configuration.
+        pipeline: For an NPU or not.
+        profiles: Those that share the variant; their tables `npu` compile the same.
+
+    Raises:
+        PipelineInvalidError: Pipeline and profiles are not for the same kind of device, the context is no multiple of
+            the window, or a layer is larger than a binary may be.
+        ContextTooLongError: The pipeline asks for more context than the model or the device holds.
+    """
+    table, stages = profiles[0].npu, pipeline.stages_options()
+    if (table is None) != (stages is None):
+        kinds = ("no NPU", "an NPU")
+        raise errors.PipelineInvalidError(
+            f"The pipeline {pipeline.name} does not fit the profile {profiles[0].name}.",
+            why=f"The pipeline is for {kinds[stages is not None]}, and the profile for {kinds[table is not None]}.",
+            fix="Choose another pipeline with --pipeline, or another profile; `phiforge targets` lists them.",
+        )
+    if table is None or stages is None:
+        return pipeline, None
+    plan = NpuPlan(
+        soc_model=table.soc_model,
+        architecture=table.architecture,
+        confirmed=all(profile.npu is not None and profile.npu.confirmed for profile in profiles),
+        context_tokens=_context_tokens(config, stages.context_tokens, table, profiles[0].name),
+        window_tokens=table.window_tokens,
+        kv_cache_bits=table.kv_cache_bits,
+        attention=table.attention,
+        parts=_parts(config, pipeline, stages.parts, table),
+    )
+    return _with_npu(pipeline, plan, table.calibration_tokens), plan
 
 
 def float_bytes(config: ModelConfig) -> int:
@@ -201,11 +265,13 @@ def _variant(
     fingerprint: str,
     profiles: Sequence[Profile],
     pipeline: Pipeline,
+    npu: NpuPlan | None,
     toolchain: Mapping[str, str],
 ) -> VariantPlan:
     workflow = resolved_workflow(pipeline)
     config = exported_config(facts.config, pipeline)
-    weights = plan_weights(config, pipeline.quantize_options())
+    weights = plan_weights(config, pipeline.quantize_options(), row_scales=npu is not None)
+    calibrated = [options for options in (pipeline.quantize_options(), pipeline.calibrate_options()) if options]
     return VariantPlan(
         name=pipeline.name,
         profiles=tuple(profile.name for profile in profiles),
@@ -213,22 +279,80 @@ def _variant(
         device=profiles[0].runtime.device,
         algorithm=pipeline.quantize_options().algorithm,
         tied=config.tied_embeddings,
-        calibrated=pipeline.quantize_options().calibration is not None,
+        calibrated=any(options.calibration is not None for options in calibrated),
         workflow=workflow,
         weights=weights,
         float_bytes=float_bytes(config),
         key=content_key([fingerprint, workflow, dict(toolchain)]),
+        npu=npu,
     )
+
+
+def _npu_key(profile: Profile) -> str:
+    """What must be alike in two profiles for one NPU binary to serve both; how sure it is does not change the bytes."""
+    return "" if profile.npu is None else profile.npu.model_dump_json(exclude={"confirmed", "source"})
+
+
+def _context_tokens(config: ModelConfig, asked: int | None, table: Npu, profile: str) -> int:
+    """Tokens that the cache holds: as asked for, or as many whole windows as both model and device hold."""
+    held = config.original_max_positions if config.rope_kind == "longrope" else config.max_positions
+    assert held is not None
+    wanted = asked or min(table.context_tokens, held) // table.window_tokens * table.window_tokens
+    if max(wanted, table.window_tokens) > min(held, table.context_tokens):
+        raise errors.ContextTooLongError(
+            f"A context of {max(wanted, table.window_tokens):,} tokens is more than the graphs can hold.",
+            why=f"One rotary table of the model holds {held:,} positions, and the profile {profile} holds "
+            f"{table.context_tokens:,} tokens. The graphs have fixed shapes and one rotary table.",
+            fix=f"Ask for {min(held, table.context_tokens):,} tokens at most, or for none, which takes what fits.",
+        )
+    if wanted % table.window_tokens:
+        raise errors.PipelineInvalidError(
+            f"A context of {wanted:,} tokens cannot be built for {profile}.",
+            why=f"Its prefill takes {table.window_tokens} tokens at once, so the context must be a multiple of that.",
+            fix=f"Ask for {wanted // table.window_tokens * table.window_tokens:,} tokens.",
+        )
+    return wanted
+
+
+def _parts(config: ModelConfig, pipeline: Pipeline, parts: int, table: Npu) -> tuple[tuple[int, int], ...]:
+    """The layers of each binary."""
+    weights = plan_weights(exported_config(config, pipeline), pipeline.quantize_options(), row_scales=True)
+    sizes = layer_bytes(weights)
+    if max(sizes) > table.part_bytes_max:
+        raise errors.PipelineInvalidError(
+            f"The pipeline {pipeline.name} does not fit binaries of at most {table.part_bytes_max:,} bytes of weights.",
+            why=f"One layer has {max(sizes):,} bytes of weights, and a layer cannot be divided.",
+            fix="Choose fewer bits, or raise part_bytes_max in the profile if the device can hold more.",
+        )
+    return fitting_parts(sizes, parts, table.part_bytes_max)
+
+
+def _with_npu(pipeline: Pipeline, plan: NpuPlan, calibration_tokens: int | None) -> Pipeline:
+    """The pipeline with the profile's values in the place of its own."""
+    pipeline = pipeline.with_options(
+        StagesOptions,
+        window_tokens=plan.window_tokens,
+        context_tokens=plan.context_tokens,
+        parts=len(plan.parts),
+        kv_cache_bits=plan.kv_cache_bits,
+        attention=plan.attention,
+    ).with_options(CompileOptions, soc_model=plan.soc_model)
+    if calibration_tokens is None:
+        return pipeline
+    for kind in (QuantizeOptions, CalibrateOptions):
+        pipeline = pipeline.with_options(kind, calibration_tokens=calibration_tokens)
+    return pipeline
 
 
 def _refuse_ties(variants: Sequence[VariantPlan]) -> None:
     """A runtime that finds two variants for one provider and device takes the first, whatever was meant."""
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, str], VariantPlan] = {}
     for variant in variants:
-        other = seen.setdefault((variant.provider, variant.device), variant.name)
-        if other != variant.name:
+        other = seen.setdefault((variant.provider, variant.device), variant)
+        if other is not variant:
+            named = " and ".join(f"{item.name} for {', '.join(item.profiles)}" for item in (other, variant))
             raise errors.PipelineInvalidError(
-                f"The variants {other} and {variant.name} would both be for {variant.provider} on {variant.device}.",
+                f"The variants {named} would both be for {variant.provider} on {variant.device}.",
                 why="A runtime selects a variant of a package by provider and device alone.",
                 fix="Build them into packages of their own, with another --output for each.",
             )

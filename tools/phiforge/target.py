@@ -5,13 +5,15 @@ from __future__ import annotations
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from phiforge import errors
 from phiforge.evidence import Kind
+from phiforge.soc import SOC_MODELS
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Self
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -53,10 +55,55 @@ class Hardware(Section):
     memory_bytes: Annotated[int, Field(gt=0)]
 
 
+class Npu(Section):
+    """The device's NPU, and what is compiled for it.
+
+    `source` says where `soc_model` and `architecture` are from; if they are not `confirmed`, also what disagrees.
+    `part_bytes_max` limits the weights of one binary, and `calibration_tokens` stands in for the pipeline's own.
+    """
+
+    soc_model: int
+    architecture: str
+    confirmed: bool
+    source: Annotated[str, Field(min_length=1)]
+    context_tokens: Annotated[int, Field(ge=64)]
+    window_tokens: Literal[64, 128]
+    kv_cache_bits: Literal[8, 16]
+    attention: Literal["cpu", "npu"]
+    part_bytes_max: Annotated[int, Field(gt=0)]
+    calibration_tokens: Annotated[int, Field(ge=256)] | None = None
+
+    @field_validator("soc_model")
+    @classmethod
+    def _is_listed(cls, value: int) -> int:
+        if value not in SOC_MODELS:
+            listed = ", ".join(f"{number} ({soc.name})" for number, soc in SOC_MODELS.items())
+            raise ValueError(
+                f"{value} is none of those that are known to compile: {listed}. An unknown one is accepted by the "
+                "compiler's other options and then falls back to the CPU silently"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        soc = SOC_MODELS[self.soc_model]
+        if self.architecture != soc.architecture:
+            raise ValueError(
+                f"architecture is {self.architecture!r}, but soc_model {self.soc_model} is {soc.name} with Hexagon "
+                f"{soc.architecture}"
+            )
+        if self.context_tokens % self.window_tokens:
+            raise ValueError(
+                f"context_tokens is {self.context_tokens}, which is no multiple of window_tokens, {self.window_tokens}"
+            )
+        return self
+
+
 class Budgets(Section):
     """Limits a variant must keep on the device; an absent limit is not judged.
 
-    Drift, answers and probes are judged on the kinds of evidence in `accepts`; time and memory only on `measured`.
+    Drift, answers and probes are judged on the kinds of evidence in `accepts`; time and memory only on `measured`. The
+    emulator's error is that of its logits against the same graphs on the CPU.
     """
 
     kl_mean_nats_max: Positive | None = None
@@ -71,6 +118,7 @@ class Budgets(Section):
     decode_tokens_per_s_min: Positive | None = None
     inter_token_p99_ms_max: Positive | None = None
     peak_anon_bytes_max: Annotated[int, Field(gt=0)] | None = None
+    emulator_relative_error_max: Positive | None = None
 
 
 class Measure(Section):
@@ -84,17 +132,26 @@ class Measure(Section):
 
 
 class Profile(Section):
-    """One device: runtime, build options, hardware facts, budgets."""
+    """One device: runtime, build options, hardware facts, budgets; `npu` where it is built for an NPU."""
 
     name: str
     identity: Identity
     runtime: Runtime
     build: Build
     hardware: Hardware
+    npu: Npu | None = None
     accepts: Annotated[list[Annotated[Kind, Field(strict=False)]], Field(min_length=1)]
     budgets: Budgets
     budgets_for: dict[str, Budgets] = {}
     measure: Measure
+
+    @model_validator(mode="after")
+    def _npu_goes_with_qnn(self) -> Self:
+        if (self.npu is not None) != (self.build.target == "qnn"):
+            raise ValueError("the table npu goes with build.target qnn, and only with it")
+        if self.npu is not None and self.runtime.device != "npu":
+            raise ValueError(f"runtime.device is {self.runtime.device!r}, but build.target qnn is for an npu")
+        return self
 
     def budgets_of(self, family: str) -> Budgets:
         """The budgets for one model family: the common ones, overridden by the family's own."""
@@ -145,7 +202,8 @@ def _fault(item: dict[str, object]) -> str:
     where = ".".join(str(part) for part in location) if isinstance(location, tuple) else str(location)
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key{_near_key(where)}"
-    return f"{where}: {item['msg']}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
 
 
 def _near_key(where: str) -> str:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "olive-ai",
+    "onnxruntime",
     "onnxruntime-genai",
+    "onnxruntime-qnn",
     "onnx-ir",
     "onnx",
     "numpy",
@@ -22,7 +24,20 @@ PACKAGES = (
     "transformers",
 )
 # Modules whose code decides which bytes a variant has.
-CODE = ("checkpoint", "decoder", "graph", "olive", "quantize", "pipeline.py", "plan.py")
+CODE = (
+    "activations.py",
+    "checkpoint",
+    "decoder",
+    "graph",
+    "olive",
+    "parts.py",
+    "pipeline.py",
+    "plan.py",
+    "quantize",
+    "runtime/compile.py",
+    "runtime/compile_job.py",
+    "runtime/compile_worker.py",
+)
 
 
 def toolchain() -> dict[str, str]:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 RECORD_FILE = "variant.json"
 PLAN_FILE = "plan.json"
 MODEL_FOLDER = "model"
+# What stays with the build of an NPU variant: the twin that an x86 host can load, the graphs before they were compiled,
+# which the CPU runs, and the calibrated checkpoint they were made of. What was compiled is told in a file.
+TWIN_FOLDER, QDQ_FOLDER, CALIBRATED_FOLDER = "twin", "qdq", "calibrated"
+NPU_FILE = "npu.json"
 # The texts a variant was calibrated on. They stay with the build and are not packaged, since they may not be public.
 CALIBRATION_FILE = "calibration.jsonl"
 
@@ -46,6 +50,50 @@ class WeightGroup(Facts):
     bits_per_weight: float
 
 
+class TensorFacts(Facts):
+    """An input or output of a compiled graph; a quantized one stands for (code - zero point) * scale."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class CompiledGraph(Facts):
+    """One graph in a binary of the NPU; `tokens` is how many it takes at once."""
+
+    file: str
+    binary: str
+    tokens: int
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+
+
+class BinaryFile(Facts):
+    """One binary of the NPU; `shared` says that graphs of different lengths use one copy of the weights."""
+
+    file: str
+    bytes: int
+    sha256: str
+    shared: bool
+
+
+class NpuFacts(Facts):
+    """What was compiled for an NPU. The twin's binaries stay with the build: an x86 host can load those alone."""
+
+    sdk_version: str
+    soc_model: int
+    confirmed: bool
+    attention: str
+    kv_cache_bits: int
+    window_tokens: int
+    context_tokens: int
+    graphs: tuple[CompiledGraph, ...]
+    binaries: tuple[BinaryFile, ...]
+    twin_binaries: tuple[BinaryFile, ...]
+
+
 class VariantRecord(Facts):
     """One built variant; `sha256` is over its files, `key` over everything that decided them."""
 
@@ -61,6 +109,7 @@ class VariantRecord(Facts):
     operators: dict[str, int]
     weights: tuple[WeightGroup, ...]
     toolchain: dict[str, str]
+    npu: NpuFacts | None = None
 
 
 def load_record(folder: Path) -> VariantRecord:

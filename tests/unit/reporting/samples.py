@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from phiforge.evidence import (
+    Agreement,
     AnyEvidence,
+    Breakdown,
     Conditions,
     Drift,
+    DriftStep,
     Estimate,
     Kind,
     Latency,
@@ -26,9 +31,11 @@ from phiforge.reporting.schema import (
     Report,
     Stage,
     VariantFacts,
+    first_of,
+    further_than,
 )
 from phiforge.target import Budgets
-from phiforge.variant import CheckpointFacts, WeightGroup
+from phiforge.variant import BinaryFile, CheckpointFacts, CompiledGraph, NpuFacts, TensorFacts, WeightGroup
 
 VARIANT = "5f0c2a9be1d84f37a6b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718"
 REFERENCE = "9c1e7d42b08f4a55b1c0d9e8f7a6b5c4d3e2f1a09b8c7d6e5f4a3b2c1d0e9f8a"
@@ -274,9 +281,11 @@ def report(
     title: str = "phi-4-mini-instruct, int4, on an x86-64 CPU",
     evidence: tuple[AnyEvidence, ...] | None = None,
     budgets: Budgets = BUDGETS,
+    accepts: tuple[Kind, ...] = (Kind.MEASURED,),
 ) -> Report:
     """A whole report about `evidence`, by default one of each sort, with the verdict the gate gives it."""
     records = (drift(), tasks(), probes(), latency()) if evidence is None else evidence
+    first = (first_of(Drift, records), first_of(Tasks, records), first_of(Probes, records), first_of(Latency, records))
     return Report(
         phiforge_version="1.0.0",
         title=title,
@@ -293,7 +302,7 @@ def report(
             provider="cpu",
             runtime_package="onnxruntime-genai",
             runtime_version="0.18.0",
-            accepts=(Kind.MEASURED,),
+            accepts=accepts,
         ),
         pipeline=PipelineFacts(
             name="cpu-int4", options={"algorithm": "k-quant", "block_size": "32", "embedding_bits": "8"}
@@ -305,15 +314,152 @@ def report(
             Stage(stage="inspect", seconds=1.94, reused=False),
             Stage(stage="commit", seconds=0.21, reused=True),
         ),
-        drift=next((record for record in records if isinstance(record, Drift)), None),
-        tasks=next((record for record in records if isinstance(record, Tasks)), None),
-        probes=next((record for record in records if isinstance(record, Probes)), None),
-        latency=next((record for record in records if isinstance(record, Latency)), None),
+        drift=first[0],
+        tasks=first[1],
+        probes=first[2],
+        latency=first[3],
+        further=further_than(first, records),
         budgets=budgets,
-        verdict=judge(budgets, (Kind.MEASURED,), records, variant_sha256=VARIANT, variant_bytes=VARIANT_BYTES),
+        verdict=judge(budgets, accepts, records, variant_sha256=VARIANT, variant_bytes=VARIANT_BYTES),
         limits=(
             "Drift is teacher-forced on English encyclopedia text; other languages and code were not tried.",
             "KL counts the reference's 256 likeliest tokens and one bucket for the rest: a lower bound of the full KL.",
             "One machine, one day: times on another x86-64 computer differ.",
         ),
     )
+
+
+def agreement(
+    comparison: Literal["emulator-prefill", "emulator-decode", "other-variant"] = "emulator-prefill",
+    error: float | None = 0.0123,
+    **update: Any,
+) -> Agreement:
+    """The emulator against the CPU provider, or the NPU's variant against the CPU's."""
+    other = comparison == "other-variant"
+    return Agreement(
+        kind=Kind.EMULATED,
+        conditions=conditions("wikitext-103-raw-v1", "test", 2),
+        variant_sha256=VARIANT,
+        comparison=comparison,
+        against="the variant cpu-int4" if other else "the same graphs on the CPU provider",
+        against_sha256=REFERENCE if other else None,
+        positions=256,
+        relative_logit_error=error,
+        kl_mean_nats=0.00041,
+        top1_agreement_fraction=0.9961,
+    ).model_copy(update=update)
+
+
+def breakdown() -> Breakdown:
+    """Drift with weights only, with activations, and on the emulator."""
+    steps = (
+        ("weights", Kind.SURROGATE, 131_008, 0.01211, 0.9522),
+        ("weights and activations", Kind.SURROGATE, 131_008, 0.02134, 0.9341),
+        ("weights and activations", Kind.EMULATED, 256, 0.02302, 0.9297),
+    )
+    return Breakdown(
+        kind=Kind.SURROGATE,
+        conditions=conditions("wikitext-103-raw-v1", "test", 64),
+        variant_sha256=VARIANT,
+        reference_sha256=REFERENCE,
+        steps=tuple(
+            DriftStep(
+                name=name,
+                kind=kind,
+                positions=positions,
+                kl_nats=Estimate(mean=kl, standard_error=0.0008),
+                top1_agreement_fraction=top1,
+            )
+            for name, kind, positions, kl, top1 in steps
+        ),
+    )
+
+
+def npu_facts(*, confirmed: bool = False) -> NpuFacts:
+    """Two graphs, of 64 tokens and of one, in one binary with shared weights."""
+    return NpuFacts(
+        sdk_version="2.45.0.260326",
+        soc_model=60,
+        confirmed=confirmed,
+        attention="cpu",
+        kv_cache_bits=8,
+        window_tokens=64,
+        context_tokens=4096,
+        graphs=tuple(_graph(tokens) for tokens in (64, 1)),
+        binaries=(BinaryFile(file="part0.bin", bytes=1_912_004_608, sha256="a1" * 32, shared=True),),
+        twin_binaries=(BinaryFile(file="twin/part0.bin", bytes=1_912_000_512, sha256="b2" * 32, shared=True),),
+    )
+
+
+def _graph(tokens: int) -> CompiledGraph:
+    def half(kind: str) -> tuple[TensorFacts, ...]:
+        return tuple(
+            TensorFacts(
+                name=f"{kind}.{layer}.key",
+                dtype="uint8",
+                shape=(1, 8, 4096, 128),
+                scale=0.031 + 0.002 * layer,
+                zero_point=128,
+            )
+            for layer in range(3)
+        )
+
+    embedded = TensorFacts(name="hidden", dtype="uint16", shape=(1, tokens, 3072), scale=0.00021, zero_point=32_768)
+    logits = TensorFacts(name="logits", dtype="float32", shape=(1, tokens, 200_064))
+    return CompiledGraph(
+        file=f"part0_{tokens}.onnx",
+        binary="part0.bin",
+        tokens=tokens,
+        inputs=(embedded, *half("past")),
+        outputs=(logits, *half("present")),
+    )
+
+
+NPU_BUDGETS = Budgets(
+    kl_mean_nats_max=0.03,
+    answer_recovery_fraction_min=0.98,
+    emulator_relative_error_max=0.02,
+    decode_tokens_per_s_min=5.0,
+)
+NPU_ACCEPTS = (Kind.MEASURED, Kind.EMULATED, Kind.SURROGATE)
+SOC_SOURCE = "the SDK's list; no device has answered yet"
+PROFILE = {
+    "name": "qnn-x-elite",
+    "title": "Snapdragon X Elite NPU",
+    "provider": "qnn",
+    "runtime_package": "onnxruntime-qnn",
+    "runtime_version": "2.7.0",
+    "soc_source": SOC_SOURCE,
+}
+
+
+def npu_evidence() -> tuple[AnyEvidence, ...]:
+    """All that a validation of an NPU variant leaves on a machine without the NPU."""
+    on_emulator = drift(Kind.EMULATED).model_copy(
+        update={"positions": 256, "blocks": 2, "kl_nats": Estimate(mean=0.02302, standard_error=0.0041)}
+    )
+    return (
+        drift(Kind.SURROGATE),
+        on_emulator,
+        tasks(Kind.SURROGATE),
+        probes(Kind.EMULATED),
+        agreement(),
+        agreement("emulator-decode", 0.0151),
+        agreement("other-variant", None),
+        breakdown(),
+    )
+
+
+def npu_report(*, evidence: tuple[AnyEvidence, ...] | None = None, confirmed: bool = False) -> Report:
+    """A whole report about an NPU variant that no device has run."""
+    records = npu_evidence() if evidence is None else evidence
+    plain = report(
+        title="phi-4-mini-instruct on a Snapdragon X Elite",
+        evidence=records,
+        budgets=NPU_BUDGETS,
+        accepts=NPU_ACCEPTS,
+    )
+    profile = plain.profile.model_copy(update=PROFILE)
+    facts = plain.variant.model_copy(update={"npu": npu_facts(confirmed=confirmed)})
+    notice = "Latency is unverified until the device has measured it: no number here is of its speed."
+    return plain.model_copy(update={"profile": profile, "variant": facts, "notices": (notice,)})

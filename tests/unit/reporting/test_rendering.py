@@ -69,7 +69,7 @@ def evil(report: Report) -> Report:
             return {name: spoil(item, name) for name, item in value.items()}
         if isinstance(value, tuple | list):
             return [spoil(item, key) for item in value]
-        fixed = {"schema_version", "evidence", "kind", "outcome", "accepts", "budget"}
+        fixed = {"schema_version", "evidence", "kind", "outcome", "accepts", "budget", "comparison"}
         return f"{value} {EVIL}" if isinstance(value, str) and key not in fixed else value
 
     spoiled = spoil(data)
@@ -102,8 +102,10 @@ def test_the_page_asks_for_nothing_from_outside() -> None:
 
 
 def test_ids_are_unique() -> None:
-    ids = [value for name, value in Reader(report_html(samples.report())).attributes if name == "id"]
-    assert len(ids) == len(set(ids))
+    twice = (*samples.npu_evidence(), samples.drift(Kind.EMULATED), samples.probes(), samples.latency())
+    for report in (samples.report(), samples.npu_report(evidence=(*twice, samples.latency(Kind.EMULATED)))):
+        ids = [value for name, value in Reader(report_html(report)).attributes if name == "id"]
+        assert len(ids) == len(set(ids))
 
 
 def test_text_from_files_is_never_markup() -> None:
@@ -129,7 +131,7 @@ def test_markdown_rows_are_as_wide_as_their_heads() -> None:
     def width(line: str) -> int:
         return len(re.findall(r"(?<!\\)\|", line))
 
-    for report in (samples.report(), evil(samples.report())):
+    for report in (samples.report(), evil(samples.report()), samples.npu_report(), evil(samples.npu_report())):
         table: list[int] = []
         for line in [*report_markdown(report).splitlines(), ""]:
             if line.startswith("|"):
@@ -150,11 +152,85 @@ def test_every_kind_of_evidence_is_shown(kind: Kind) -> None:
     assert f'class="kind kind-{kind}"' in report_html(report)
 
 
-def test_the_same_report_gives_the_same_bytes() -> None:
-    first, second = samples.report(), Report.model_validate_json(report_json(samples.report()))
+@pytest.mark.parametrize("given", [samples.report(), samples.npu_report()], ids=["cpu", "npu"])
+def test_the_same_report_gives_the_same_bytes(given: Report) -> None:
+    first, second = given, Report.model_validate_json(report_json(given))
     assert report_html(first) == report_html(second)
     assert report_markdown(first) == report_markdown(second)
     assert report_json(first) == report_json(second)
+
+
+NPU_WORDS = (
+    "Latency is unverified until the device has measured it",
+    "Drift on the surrogate",
+    "Drift on the emulator",
+    "0.02134 ± 0.00081 nats",
+    "0.0230 ± 0.0041 nats",
+    "Where the drift comes from",
+    "weights and activations",
+    "Agreement",
+    "Emulator, prefill",
+    "Emulator, decode",
+    "1.51 %",
+    "the variant cpu-int4",
+    "agreement (prefill)",
+    "drift (surrogate), drift (emulated)",
+    "On the NPU",
+    "2.45.0.260326",
+    "60, SC8380XP (not confirmed)",
+    f"SoC not confirmed: {samples.SOC_SOURCE}",
+    "on the CPU",
+    "8 bits",
+    "4,096 tokens",
+    "ships",
+    "stays with the build",
+    "past.*.key",
+    "0.031 to 0.035",
+)
+
+
+def test_an_npu_s_report_has_every_part_on_both_pages() -> None:
+    report = samples.npu_report()
+    page = Reader(report_html(report))
+    markdown = Reader(MarkdownIt("commonmark", {"html": True}).enable("table").render(report_markdown(report)))
+    assert page.open == []
+    for text in (page.text, markdown.text):
+        for words in NPU_WORDS:
+            assert words in text.replace("\u00a0", " "), words
+
+
+def test_an_npu_s_report_says_at_the_top_that_latency_is_unverified() -> None:
+    report = samples.npu_report()
+    for text in (report_markdown(report), report_html(report)):
+        assert text.index("Latency is unverified") < text.index(report.checkpoint.name)
+
+
+def test_kinds_stand_in_sections_of_their_own() -> None:
+    lines = report_markdown(samples.npu_report()).splitlines()
+    for title, kind in (("Drift on the surrogate", "surrogate"), ("Drift on the emulator", "emulated")):
+        assert lines[lines.index(f"## {title}") + 2] == f"Evidence: **{kind}**"
+    assert "## Drift" in report_markdown(samples.report()).splitlines()
+
+
+def test_a_confirmed_soc_raises_no_doubt_and_a_cpu_has_no_npu() -> None:
+    confirmed = report_markdown(samples.npu_report(confirmed=True))
+    assert "not confirmed" not in confirmed
+    assert samples.SOC_SOURCE in confirmed
+    plain = report_markdown(samples.report())
+    for title in ("On the NPU", "Agreement", "Where the drift comes from"):
+        assert f"## {title}" not in plain
+
+
+def test_hostile_text_about_an_npu_is_never_markup() -> None:
+    page = Reader(report_html(evil(samples.npu_report())))
+    assert page.open == []
+    assert set(page.tags) == set(Reader(report_html(samples.npu_report())).tags)
+
+
+def test_a_budget_on_two_kinds_has_two_bars() -> None:
+    text = report_html(samples.npu_report())
+    assert "71.1 % ✓ pass, surrogate" in text
+    assert "76.7 % ✓ pass, emulated" in text
 
 
 ABSENT: dict[str, tuple[AnyEvidence, ...]] = {

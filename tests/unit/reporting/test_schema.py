@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from phiforge import errors
+from phiforge.evidence import dump_evidence
 from phiforge.reporting import json_schema, load_report, report_json
 from unit.reporting import samples
 
@@ -22,6 +23,22 @@ def test_the_committed_schema_is_the_code_s() -> None:
 def test_a_report_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(report_json(samples.report()), encoding="utf-8")
+    assert load_report(path) == samples.report()
+
+
+def test_a_report_of_many_kinds_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    report = samples.npu_report()
+    path.write_text(report_json(report), encoding="utf-8")
+    assert load_report(path) == report
+    assert sorted(map(dump_evidence, report.evidence)) == sorted(map(dump_evidence, samples.npu_evidence()))
+
+
+def test_a_report_from_before_the_npu_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    data = json.loads(report_json(samples.report()))
+    del data["further"], data["notices"], data["variant"]["npu"], data["profile"]["soc_source"]
+    path.write_text(json.dumps(data), encoding="utf-8")
     assert load_report(path) == samples.report()
 
 

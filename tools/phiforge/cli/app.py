@@ -62,6 +62,9 @@ def build(
         Optional[float],
         typer.Option("--target-bpw", min=4, max=10, help="Bits per weight; what gets int8 is measured"),
     ] = None,
+    context: Annotated[
+        Optional[int], typer.Option("--context", min=64, help="Tokens of context of the variants for an NPU.")
+    ] = None,
     calibration: Annotated[
         Optional[Path], typer.Option("--calibration", help="Calibration text, JSONL with id and text.")
     ] = None,
@@ -87,6 +90,7 @@ def build(
             output=output,
             pipeline=pipeline,
             target_bpw=target_bpw,
+            context=context,
             calibration=calibration,
             texts=texts,
             tasks=tasks,

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from phiforge import gate
+from phiforge.soc import SOC_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from phiforge.packaging.verify import Verification
     from phiforge.pipeline import Pipeline
     from phiforge.plan import Plan, VariantPlan
-    from phiforge.target import Profile
+    from phiforge.target import Npu, Profile
     from phiforge.verbs.build import BuildResult
     from phiforge.verbs.chat import Conversation
     from phiforge.verbs.doctor import Diagnosis
@@ -148,7 +149,7 @@ def verification(found: Verification) -> int:
 
 
 def profiles(found: Sequence[Profile]) -> int:
-    """Print the device profiles."""
+    """Print the device profiles, and of each NPU what is known of it."""
     table = Table("profile", "device", "runtime", "pipeline", "judged on", "budgets")
     for profile in found:
         budgets = profile.budgets.model_dump(exclude_none=True)
@@ -160,7 +161,11 @@ def profiles(found: Sequence[Profile]) -> int:
             ", ".join(profile.accepts),
             str(len(budgets)),
         )
-    console().print(table)
+    out = console()
+    out.print(table)
+    for profile in found:
+        if profile.npu is not None:
+            out.print(f"[bold]{escape(profile.name)}[/]: {escape(_npu(profile.npu))}")
     return OK
 
 
@@ -238,6 +243,14 @@ def _options(variant: VariantPlan) -> str:
     }
     return "; ".join(
         f"{name}: " + ", ".join(f"{key}={value}" for key, value in options.items()) for name, options in passes.items()
+    )
+
+
+def _npu(npu: Npu) -> str:
+    sure = "confirmed" if npu.confirmed else f"unconfirmed: {npu.source}"
+    return (
+        f"{SOC_MODELS[npu.soc_model].name} (soc_model {npu.soc_model}, Hexagon {npu.architecture}), "
+        f"{npu.context_tokens:,} tokens of context, {sure}"
     )
 
 

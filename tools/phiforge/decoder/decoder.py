@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from transformers import AutoConfig
-from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RMSNorm, Phi3RotaryEmbedding
+from transformers.models.phi3.modeling_phi3 import (
+    Phi3DecoderLayer,
+    Phi3RMSNorm,
+    Phi3RotaryEmbedding,
+    apply_rotary_pos_emb,
+)
 
 from phiforge.checkpoint.config import load_config
 
@@ -58,7 +63,7 @@ class Batch:
         """Put texts one after the other."""
         ends = np.cumsum([len(text) for text in texts]).tolist()
         tokens = np.array([token for text in texts for token in text], dtype=np.int64)
-        return Batch(tokens, tuple(zip([0, *ends[:-1]], ends, strict=True)))
+        return Batch(tokens, tuple(zip([0, *ends], ends, strict=False)))
 
 
 def choose_texts(texts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
@@ -75,15 +80,16 @@ def choose_texts(texts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]
 class Decoder:
     """The decoder of a checkpoint; every part of it is read from disk when it is asked for."""
 
-    def __init__(self, checkpoint: Path, weights: Rows, *, tied: bool | None = None) -> None:
+    def __init__(self, checkpoint: Path, weights: Rows, *, tied: bool | None = None, quantized: bool = False) -> None:
         """Read the configuration.
 
         Args:
             checkpoint: A sound checkpoint folder, for its configuration.
             weights: Its weights, or what is to stand in for them.
             tied: Whether the head is the embedding table; None for what the configuration says.
+            quantized: Whether the checkpoint may be quantized; then `weights` gives what its codes stand for.
         """
-        self.config: ModelConfig = load_config(checkpoint)
+        self.config: ModelConfig = load_config(checkpoint, quantized=quantized)
         self._weights = weights
         self._tied = self.config.tied_embeddings if tied is None else tied
         self._settings: Any = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
@@ -107,6 +113,11 @@ class Decoder:
                 found[here] = (change(rows) if change else rows)[tokens[here] - start]
         return found
 
+    def embedding_blocks(self) -> Iterator[Floats]:
+        """Yield the whole embedding table, block by block."""
+        for start, stop in self._blocks():
+            yield self._weights.read_rows(f"{EMBEDDING}.weight", start, stop)
+
     def layer(self, index: int) -> Any:
         """Return one layer as transformers' module, its weights float32."""
         with torch.device("meta"):
@@ -125,6 +136,28 @@ class Decoder:
             found: torch.Tensor = layer.self_attn(normed[None], position_embeddings=rotary, attention_mask=None)[0]
         return found[0]
 
+    def keys_and_values(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what a cache holds of one text, each [key-value heads, n, head size]: the keys rotated, the values.
+
+        `qkv` is what a layer's projection gives for the text, [n, (heads + 2 * key-value heads) * head size].
+        """
+        count, size = self.config.kv_head_count, self.config.head_size
+        heads = qkv.view(len(qkv), -1, size).transpose(0, 1)
+        keys, values = heads[-2 * count : -count], heads[-count:]
+        rotary = self._rotary(qkv, torch.arange(len(qkv))[None])
+        _, rotated = apply_rotary_pos_emb(keys[None], keys[None], *rotary)
+        return rotated[0], values
+
+    def rotary_tables(self, positions: int) -> tuple[Floats, Floats]:
+        """Return the cosines and sines by which a text of `positions` tokens is rotated, [positions, rotary size / 2].
+
+        Longrope's scale of attention is in them. Its short factors are used up to the original context, and the long
+        ones for all positions of a longer text.
+        """
+        tables = self._rotary(torch.empty(0), torch.arange(positions)[None])
+        cosines, sines = (table[0, :, : self.config.rotary_size // 2].numpy().copy() for table in tables)
+        return cosines, sines
+
     def forward(self, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
         """Return a layer's output for one text, [n, hidden]."""
         positions = torch.arange(len(hidden))[None]
@@ -140,10 +173,15 @@ class Decoder:
     def logits(self, normed: torch.Tensor, change: Change | None = None) -> torch.Tensor:
         """Return logits, float32 [n, vocabulary], reading the head block by block; `change` as for `embed`."""
         found = torch.empty((len(normed), self.config.vocab_size))
+        for start, block in self.logit_blocks(normed, change):
+            found[:, start : start + block.shape[1]] = block
+        return found
+
+    def logit_blocks(self, normed: torch.Tensor, change: Change | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the logits block by block: the first token of the vocabulary, and [n, tokens]; `change` as above."""
         for start, stop in self._blocks():
             rows = self._weights.read_rows(f"{self.head_module}.weight", start, stop)
-            found[:, start:stop] = normed @ torch.from_numpy(change(rows) if change else rows).T
-        return found
+            yield start, normed @ torch.from_numpy(change(rows) if change else rows).T
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         step = max(1, BLOCK_WEIGHTS // self.config.hidden_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from transformers import AutoTokenizer
 
@@ -12,11 +12,24 @@ from phiforge.calibration import load_calibration
 from phiforge.decoder.decoder import choose_texts
 from phiforge.hashing import hash_file
 
-if TYPE_CHECKING:
-    from phiforge.pipeline import QuantizeOptions
+
+class CalibrationOptions(Protocol):
+    """What the options of a pass that takes calibration texts have."""
+
+    @property
+    def calibration(self) -> str | None:
+        """The file of texts."""
+
+    @property
+    def calibration_sha256(self) -> str | None:
+        """The file's hash, None for any file."""
+
+    @property
+    def calibration_tokens(self) -> int:
+        """Tokens to take of the texts."""
 
 
-def calibration_tokens(checkpoint: Path, options: QuantizeOptions) -> list[list[int]]:
+def calibration_tokens(checkpoint: Path, options: CalibrationOptions) -> list[list[int]]:
     """Return the token ids of the texts that the pass's options name; a relative path is of the working folder.
 
     Raises:
@@ -25,8 +38,8 @@ def calibration_tokens(checkpoint: Path, options: QuantizeOptions) -> list[list[
     """
     if options.calibration is None:
         raise errors.CalibrationInvalidError(
-            f"The algorithm {options.algorithm} needs calibration texts, and none are named.",
-            why="The pass has no `calibration` file; a build fills it in.",
+            "This pass needs calibration texts, and none are named.",
+            why="Its options have no `calibration` file; a build fills it in.",
             fix="Run the pipeline by `phiforge build`, or name a JSONL file with id and text.",
         )
     path = Path(options.calibration)

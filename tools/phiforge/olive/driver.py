@@ -27,7 +27,14 @@ from phiforge.variant import CALIBRATION_FILE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-OUR_PASSES = ("PhiforgeRotate", "PhiforgeQuantize", "PhiforgeExport")
+OUR_PASSES = (
+    "PhiforgeRotate",
+    "PhiforgeQuantize",
+    "PhiforgeExport",
+    "PhiforgeCalibrate",
+    "PhiforgeStages",
+    "PhiforgeCompile",
+)
 REQUIRED_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json")
 # What Olive puts beside the model for itself; it names folders of the building machine.
 OLIVE_FILES = ("model_config.json", "footprint.json", "output_footprint.json", "run_history.txt")
@@ -43,7 +50,8 @@ _EXCEPTION = re.compile(r"^\w[\w.]*(?:Error|Exception)\b.*", flags=re.MULTILINE)
 class OliveRun:
     """One run: which workflow on which checkpoint, where it may keep its cache, and where the result goes.
 
-    `calibration` is the file of calibration texts, None where no pass needs any.
+    `calibration` is the file of calibration texts, None where no pass needs any. `promised` are the files without which
+    the result is none, by their paths below `output`.
     """
 
     workflow: Mapping[str, Any]
@@ -51,6 +59,7 @@ class OliveRun:
     work: Path
     output: Path
     calibration: Path | None = None
+    promised: tuple[str, ...] = REQUIRED_FILES
 
 
 def run_olive(run: OliveRun, progress: Callable[[str, int, int], None]) -> None:
@@ -77,7 +86,7 @@ def run_olive(run: OliveRun, progress: Callable[[str, int, int], None]) -> None:
     log = run.work / "olive.log"
     with log.open("wb") as log_file:
         code = _wait(_start(run, events, log_file), events, progress)
-    missing = [name for name in REQUIRED_FILES if not (run.output / name).is_file()]
+    missing = [name for name in run.promised if not (run.output / name).is_file()]
     if code or missing:
         raise _failure(events, log, code, missing)
     for name in OLIVE_FILES:

@@ -41,7 +41,7 @@ def export_variant(
     specs = read_specs(quantized, config)
     plain = folder / ".checkpoint"
     plain.mkdir()
-    _copy_without_weights(quantized, plain, tied=config.tied_embeddings)
+    copy_without_weights(quantized, plain, tied=config.tied_embeddings)
     model = build_graph(
         plain, folder, provider=options.provider, stop_ids=config.stop_ids, max_length=options.max_length
     )
@@ -73,7 +73,7 @@ def read_specs(quantized: Path, config: ModelConfig) -> dict[str, QuantSpec]:
     }
 
 
-def _copy_without_weights(quantized: Path, plain: Path, *, tied: bool) -> None:
+def copy_without_weights(quantized: Path, plain: Path, *, tied: bool) -> None:
     """Copy what the builder reads, without the quantization it would try to load itself (and cannot, see log.md)."""
     for path in quantized.iterdir():
         if path.is_file() and path.suffix != ".safetensors":

@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import save_file
 
 from phiforge.decoder.decoder import DOWN, GATE_UP, NORMS, QKV, mapped_floats
-from phiforge.decoder.walk import hessian, walk_layer
+from phiforge.decoder.walk import CHUNK_ROWS, hessian, walk_layer
 from phiforge.olive.stored import pack_quantized, stored_tensors
 from phiforge.quantize.awq import awq_scales
 from phiforge.quantize.calibrated import CALIBRATED, CalibratedOptions
@@ -134,6 +134,8 @@ def _quantize_layer(
     if options.algorithm == "awq":
         _fold_scales(decoder, layer, batch, {part: specs[f"{prefix}.{part}"] for part in (QKV, GATE_UP, DOWN)},
                      hidden[0], scratch)  # fmt: skip
+    if options.smoothing is not None:
+        _smooth_down(decoder, layer, batch, hidden[0], scratch, options.smoothing)
     tensors: Tensors = {f"{prefix}.{norm}.weight": getattr(layer, norm).weight.numpy() for norm in NORMS}
 
     def visit(part: str, module: Any, inputs: Floats) -> None:
@@ -179,6 +181,32 @@ def _fold_scales(
             scales = torch.from_numpy(awq_scales([module.weight.numpy()], hessians[part], specs[part]))
             module.weight *= scales
             norm.weight /= scales
+
+
+def _smooth_down(decoder: Decoder, layer: Any, batch: Batch, hidden: Floats, scratch: Path, strength: float) -> None:
+    """Move outliers of the down projection's inputs into its weights, which leaves the layer's function.
+
+    Input channel j is divided by max|x_j|^a / max|w_j|^(1 - a), its column multiplied by it, and the rows of the up
+    projection take the division over (Xiao et al. 2023, "SmoothQuant", equation 4, a being the `strength`).
+    """
+    peaks = torch.zeros(layer.mlp.down_proj.in_features)
+
+    def collect(part: str, _module: Any, inputs: Floats) -> None:
+        if part == DOWN:
+            for start in range(0, len(inputs), CHUNK_ROWS):
+                torch.maximum(peaks, torch.from_numpy(inputs[start : start + CHUNK_ROWS]).abs().amax(dim=0), out=peaks)
+
+    with mapped_floats(scratch, *hidden.shape) as after:
+        walk_layer(decoder, layer, batch, hidden, after, collect, scratch)
+    with torch.inference_mode():
+        gate_up, down = layer.mlp.gate_up_proj.weight, layer.mlp.down_proj.weight
+        tiny = torch.finfo(torch.float32).tiny
+        columns = down.abs().amax(dim=0).clamp_min(tiny)
+        scales = peaks.clamp_min(tiny) ** strength / columns ** (1 - strength)
+        scales /= scales.median()
+        scales = torch.where(peaks > 0, scales, torch.ones_like(scales))
+        down *= scales
+        gate_up[len(gate_up) // 2 :] /= scales[:, None]
 
 
 def calibrated_options(options: QuantizeOptions) -> CalibratedOptions:

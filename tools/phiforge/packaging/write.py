@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider"}
+EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "qnn": "QNNExecutionProvider"}
 
 
 @dataclass(frozen=True, kw_only=True)

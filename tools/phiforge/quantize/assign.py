@@ -26,6 +26,8 @@ def assign_specs(
     lm_head_bits: int,
     embedding_bits: int,
     per_channel: bool = False,
+    positive_scales: bool = False,
+    in_blocks: Collection[str] = (),
     int8_modules: Collection[str] = (),
 ) -> dict[str, QuantSpec]:
     """Return the quantization of every module.
@@ -40,6 +42,8 @@ def assign_specs(
         lm_head_bits: Bits of an untied head.
         embedding_bits: Bits of the embedding table, which a tied head shares.
         per_channel: Whether all blocks of a row share one scale.
+        positive_scales: Whether symmetric blocks have positive scales only.
+        in_blocks: Modules whose blocks keep their own scales all the same.
         int8_modules: Modules that get 8 bits whatever the rule says.
 
     Raises:
@@ -60,6 +64,12 @@ def assign_specs(
         return own[name] if name in own else bits_for(mixed, name, layer_count, bits)
 
     return {
-        name: QuantSpec(bits=bits_of(name), block_size=block_size, symmetric=symmetric, per_channel=per_channel)
+        name: QuantSpec(
+            bits=bits_of(name),
+            block_size=block_size,
+            symmetric=symmetric,
+            per_channel=per_channel and name not in in_blocks,
+            positive=positive_scales,
+        )
         for name in shapes
     }

@@ -64,6 +64,7 @@ def quantize_by_chunks(weight: Floats, spec: QuantSpec, find_parameters: Paramet
         chunk = slice(start, min(start + step, rows))
         blocks = contiguous(weight[chunk]).reshape(-1, size)
         found = find_parameters(blocks, spec)
+        make_positive(found[0], spec)
         if not np.isfinite(found[0]).all():
             raise NotFiniteError(chunk.start, chunk.stop - 1)
         encode_blocks(blocks, found, np.float32(spec.max_code), spec.symmetric, codes[chunk].reshape(-1, size))
@@ -72,6 +73,17 @@ def quantize_by_chunks(weight: Floats, spec: QuantSpec, find_parameters: Paramet
         parameters = parameters.repeat(columns // spec.block_size, axis=2)
     zeros = None if spec.symmetric else parameters[1].astype(np.uint8)
     return Quantized(codes, parameters[0], zeros, spec)
+
+
+def make_positive(scales: Floats, spec: QuantSpec) -> None:
+    """Replace the negative scales, in place, where the specification wants none, by the least that hold the block.
+
+    A negative scale s takes the largest weight to the lowest code, -2^(bits-1); the positive one takes it to the
+    highest, 2^(bits-1) - 1.
+    """
+    if spec.symmetric and spec.positive:
+        grown = np.float32(spec.middle_code / (spec.max_code - spec.middle_code))
+        np.multiply(scales, -grown, out=scales, where=scales < 0)
 
 
 def encode(columns: Floats, scales: Floats, zeros: Floats, spec: QuantSpec) -> Floats:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from phiforge.quantize.blocks import Floats, contiguous, require_numba
+from phiforge.quantize.blocks import Floats, contiguous, make_positive, require_numba
 from phiforge.quantize.kquant import kquant_parameters
 from phiforge.quantize.rtn import rtn_parameters
 from phiforge.quantize.spec import QuantSpec
@@ -22,7 +22,7 @@ def block_parameters(
     Args:
         columns: float32 [g, n]: the g weights of a block below each other, n blocks. g need not be the
             specification's block size: per channel it is the length of a row. It must be a multiple of 4.
-        spec: Bits and symmetry; nothing else is read.
+        spec: Bits, symmetry and sign of the scales; nothing else is read.
         search: "rtn" takes the range of the block, "k-quant" searches the least weighted squared error.
         importance: float32 [g, n], not negative: what an error of each weight counts, in place of k-quant's own
             rms(block) + |w|. Only "k-quant" reads it.
@@ -45,4 +45,5 @@ def block_parameters(
         scales, zeros = rtn_parameters(blocks, spec)
     else:
         scales, zeros = kquant_parameters(blocks, spec, None if importance is None else contiguous(importance.T))
+    make_positive(scales, spec)
     return scales, zeros

@@ -21,6 +21,8 @@ class QuantSpec:
         symmetric: True when every block has the implied zero point 2^(bits-1), False when each block stores its own.
         per_channel: True when all blocks of a row share one scale and one zero point, taken over the whole row.
             `block_size` then only says how they are stored: once for every block, as MatMulNBits reads them.
+        positive: True when no scale of a symmetric block may be negative, as for QNN, which takes a negative one for
+            its magnitude. The lowest code then goes unused where the largest weight is positive.
 
     Raises:
         ValueError: A field is outside these ranges.
@@ -30,6 +32,7 @@ class QuantSpec:
     block_size: int
     symmetric: bool
     per_channel: bool = False
+    positive: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:

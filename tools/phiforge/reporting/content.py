@@ -6,17 +6,35 @@ Nothing is computed here: every cell is a number of the report, or a word about 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from phiforge.evidence import Agreement, Breakdown, Drift, Latency, Probes, Record, Tasks
 from phiforge.gate import Outcome, number
 from phiforge.reporting import text
-from phiforge.reporting.content_evidence import conditions, drift, latency, memory, probes, tasks
+from phiforge.reporting.content_evidence import (
+    agreement,
+    breakdown,
+    conditions,
+    drift,
+    latency,
+    memory,
+    probes,
+    tasks,
+)
+from phiforge.reporting.content_npu import npu
 from phiforge.reporting.layout import Cell, Section, Table, code, fact, kind_of, num, word
+from phiforge.reporting.names import named
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from phiforge.evidence import AnyEvidence
     from phiforge.gate import Finding, Verdict
     from phiforge.reporting.schema import Report
     from phiforge.variant import WeightGroup
+
+
+_Sort = TypeVar("_Sort", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -66,12 +84,14 @@ def identity(report: Report) -> Table:
 def key_numbers(report: Report) -> tuple[KeyNumber, ...]:
     """The numbers that matter most, taken from the evidence there is."""
     found: list[KeyNumber] = []
-    if drift := report.drift:
-        kl, agreement = drift.kl_nats, drift.top1_agreement_fraction
-        spread = text.value(kl.standard_error, "nats", 2)
-        found.append(KeyNumber("Mean KL divergence", text.value(kl.mean, "nats", 3), drift.kind, f"± {spread}"))
-        spread = text.value(agreement.standard_error, "fraction", 2)
-        found.append(KeyNumber("Top-1 agreement", text.value(agreement.mean, "fraction"), drift.kind, f"± {spread}"))
+    drifts = [record for record in report.evidence if isinstance(record, Drift)]
+    for record in drifts:
+        kl, top1 = record.kl_nats, record.top1_agreement_fraction
+        over = f", {text.whole(record.positions)} positions" if len(drifts) > 1 else ""
+        note = f"± {text.value(kl.standard_error, 'nats', 2)}{over}"
+        found.append(KeyNumber("Mean KL divergence", text.value(kl.mean, "nats", 3), record.kind, note))
+        note = f"± {text.value(top1.standard_error, 'fraction', 2)}{over}"
+        found.append(KeyNumber("Top-1 agreement", text.value(top1.mean, "fraction"), record.kind, note))
     if tasks := report.tasks:
         overall = tasks.overall
         note = f"{text.whole(overall.variant_correct)} right, {text.whole(overall.reference_correct)} before"
@@ -93,18 +113,38 @@ def key_numbers(report: Report) -> tuple[KeyNumber, ...]:
 
 def sections(report: Report) -> tuple[Section, ...]:
     """All sections below the header, in reading order."""
+    evidence = report.evidence
     return (
         _budgets(report),
-        drift(report.drift),
-        tasks(report.tasks),
-        probes(report.probes),
-        latency(report.latency),
-        memory(report.latency),
+        *_each(drift, Drift, evidence),
+        *breakdown([record for record in evidence if isinstance(record, Breakdown)]),
+        *agreement([record for record in evidence if isinstance(record, Agreement)]),
+        *_each(tasks, Tasks, evidence),
+        *_each(probes, Probes, evidence),
+        *_each(latency, Latency, evidence),
+        *_each(memory, Latency, evidence, memory_key),
+        *npu(report),
         _variant(report),
         _stages(report),
         conditions(report),
         _limits(report),
     )
+
+
+def memory_key(name: str) -> str:
+    """The key of the memory section of latency evidence."""
+    return name.replace("latency", "memory", 1)
+
+
+def _each(
+    section: Callable[[_Sort | None, str, str], Section],
+    sort: type[_Sort],
+    evidence: Sequence[AnyEvidence],
+    key: Callable[[str], str] = str,
+) -> tuple[Section, ...]:
+    """A section for each piece of evidence of a sort, or the one that says that there is none."""
+    found = tuple(section(record, key(name), added) for name, added, record in named(sort, evidence))
+    return found or (section(None, key(sort.__name__.lower()), ""),)
 
 
 def _budgets(report: Report) -> Section:

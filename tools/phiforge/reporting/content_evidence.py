@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING
 
 from phiforge.gate import number
 from phiforge.reporting import text
-from phiforge.reporting.layout import Cell, Section, Table, code, fact, num, word
+from phiforge.reporting.layout import Cell, Section, Table, code, fact, kind_of, num, word
+from phiforge.reporting.names import labels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from phiforge.evidence import (
+        Agreement,
         AnyEvidence,
+        Breakdown,
         Conditions,
         Drift,
+        DriftStep,
         Estimate,
         Latency,
         LatencyRow,
@@ -35,13 +41,11 @@ _PERCENTILES = (
 )
 
 
-def drift(drift: Drift | None) -> Section:
+def drift(drift: Drift | None, key: str, added: str) -> Section:
     """How far the variant's next-token distributions are from the reference's."""
-    title = "Drift"
+    title = f"Drift{added}"
     if drift is None:
-        return Section(
-            "drift", title, "There is no drift evidence: how far the variant is from the model is not known."
-        )
+        return Section(key, title, "There is no drift evidence: how far the variant is from the model is not known.")
     means = Table(
         columns=("Quantity", "Value"),
         rows=(
@@ -71,14 +75,14 @@ def drift(drift: Drift | None) -> Section:
         "likeliest tokens and one bucket for the rest, which never exceeds the full KL. True-token change is the "
         "variant's probability of the token that follows minus the reference's. ± is one standard error over blocks."
     )
-    return Section("drift", title, intro, kind=drift.kind, tables=(means, percentiles))
+    return Section(key, title, intro, kind=drift.kind, tables=(means, percentiles))
 
 
-def tasks(tasks: Tasks | None) -> Section:
+def tasks(tasks: Tasks | None, key: str, added: str) -> Section:
     """Exact match on the tasks, with flips both ways."""
-    title = "Answers"
+    title = f"Answers{added}"
     if tasks is None:
-        return Section("tasks", title, "There are no answers to tasks: how the variant answers is not known.")
+        return Section(key, title, "There are no answers to tasks: how the variant answers is not known.")
     scores = (*tasks.scores, tasks.overall)
     table = Table(
         columns=(
@@ -100,14 +104,14 @@ def tasks(tasks: Tasks | None) -> Section:
         "Exact match of greedy answers, the reference before and the variant after. Recovery is right after ÷ right "
         "before; McNemar's p asks whether the flips are lopsided; tokens are the mean length of an answer."
     )
-    return Section("tasks", title, intro, kind=tasks.kind, tables=(table,))
+    return Section(key, title, intro, kind=tasks.kind, tables=(table,))
 
 
-def probes(probes: Probes | None) -> Section:
+def probes(probes: Probes | None, key: str, added: str) -> Section:
     """Yes-or-no checks."""
-    title = "Probes"
+    title = f"Probes{added}"
     if probes is None:
-        return Section("probes", title, "There are no probes: tokenizer, template and stopping were not checked.")
+        return Section(key, title, "There are no probes: tokenizer, template and stopping were not checked.")
     rows = tuple(
         (
             Cell(
@@ -121,16 +125,14 @@ def probes(probes: Probes | None) -> Section:
     )
     table = Table(columns=("Result", "Probe", "Weight", "Detail"), rows=rows, stacked=True)
     intro = "Checks of what statistics hide. A failed blocking probe fails the verdict; an advisory one is a note."
-    return Section("probes", title, intro, kind=probes.kind, tables=(table,))
+    return Section(key, title, intro, kind=probes.kind, tables=(table,))
 
 
-def latency(latency: Latency | None) -> Section:
+def latency(latency: Latency | None, key: str, added: str) -> Section:
     """Time to first token and speeds, a column for each prompt length."""
-    title = "Time"
+    title = f"Time{added}"
     if latency is None:
-        return Section(
-            "latency", title, "There is no latency evidence: how fast the variant is on this device is not known."
-        )
+        return Section(key, title, "There is no latency evidence: how fast the variant is on this device is not known.")
     rows = latency.rows
     table = Table(
         columns=("Prompt, tokens", *(text.whole(row.prompt_tokens) for row in rows)),
@@ -141,14 +143,14 @@ def latency(latency: Latency | None) -> Section:
         f"warm-up{'' if latency.warmups == 1 else 's'} before the repeats. Time to first token counts from the "
         "prompt's tokens to the first new one. Decode p95 is the speed that 95 % of the repeats reach or exceed."
     )
-    return Section("latency", title, intro, kind=latency.kind, tables=(table,) if rows else ())
+    return Section(key, title, intro, kind=latency.kind, tables=(table,) if rows else ())
 
 
-def memory(latency: Latency | None) -> Section:
+def memory(latency: Latency | None, key: str, added: str) -> Section:
     """Peaks of memory."""
-    title = "Memory"
+    title = f"Memory{added}"
     if latency is None:
-        return Section("memory", title, "There is no latency evidence, which memory is part of.")
+        return Section(key, title, "There is no latency evidence, which memory is part of.")
     table = Table(
         columns=("Peak", "Bytes", ""),
         rows=tuple(
@@ -157,32 +159,65 @@ def memory(latency: Latency | None) -> Section:
         ),
     )
     intro = "Anonymous memory is what the process needs for itself; resident adds mapped files, which can be dropped."
-    return Section("memory", title, intro, kind=latency.kind, tables=(table,))
+    return Section(key, title, intro, kind=latency.kind, tables=(table,))
+
+
+def agreement(records: Sequence[Agreement]) -> tuple[Section, ...]:
+    """How alike two ways of running the variant are, or two variants; no section where nothing was compared."""
+    if not records:
+        return ()
+    columns = ("Compared", "Against", "Evidence", "Positions", "Relative logit error", "Mean KL", "Top-1 agreement")
+    table = Table(columns=columns, rows=tuple(_agreement(record) for record in records), stacked=True)
+    intro = (
+        "The same tokens through both. Relative logit error is the norm of the difference over the norm of the "
+        "second's logits; between two variants, whose logits differ by right, there is none."
+    )
+    return (Section("agreement", "Agreement", intro, tables=(table,)),)
+
+
+def breakdown(records: Sequence[Breakdown]) -> tuple[Section, ...]:
+    """Drift with more and more of the quantization switched on; no section where it was not taken apart."""
+    if not records:
+        return ()
+    columns = ("Quantized", "Evidence", "Positions", "KL from the reference", "Top-1 agreement")
+    tables = tuple(
+        Table(columns=columns, rows=tuple(_step(step) for step in record.steps), stacked=True) for record in records
+    )
+    intro = (
+        "Drift from the reference with more and more of the quantization switched on. Only rows of the same kind and "
+        "the same positions may be held against each other. ± is one standard error over blocks."
+    )
+    return (Section("breakdown", "Where the drift comes from", intro, tables=tables),)
 
 
 def conditions(report: Report) -> Section:
     """Under which conditions each piece of evidence was taken; equal machines and versions are named once."""
-    given = (report.drift, report.tasks, report.probes, report.latency)
-    records = [record for record in given if record is not None]
+    records = report.evidence
     title = "Conditions"
     if not records:
         return Section("conditions", title, "There is no evidence, so there are no conditions.")
+    names = labels(records)
     sources = Table(
         columns=("Evidence", "Kind", "Provider", "Threads", "Data set", "Split", "Samples", "Data hash", "Notes"),
-        rows=tuple(_source(record) for record in records),
+        rows=tuple(_source(label, record) for label, record in zip(names, records, strict=True)),
         stacked=True,
     )
     machines: dict[tuple[tuple[Cell, ...], ...], list[str]] = {}
-    for record in records:
-        machines.setdefault(_machine(record.conditions.machine, record.conditions), []).append(record.evidence)
+    for label, record in zip(names, records, strict=True):
+        machines.setdefault(_machine(record.conditions.machine, record.conditions), []).append(label)
     tables = tuple(
-        Table(columns=("", ""), rows=rows, caption=f"Machine and versions for {', '.join(names)}")
-        for rows, names in machines.items()
+        Table(columns=("", ""), rows=rows, caption=f"Machine and versions for {', '.join(owners)}")
+        for rows, owners in machines.items()
     )
     intro = f"Made by phiforge {report.phiforge_version}; report schema {report.schema_version}."
     return Section("conditions", title, intro, tables=(sources, *tables))
 
 
+_COMPARED = {
+    "emulator-prefill": "Emulator, prefill",
+    "emulator-decode": "Emulator, decode",
+    "other-variant": "This variant",
+}
 _MEASURES = (
     ("Time to first token, p50", "ttft_p50_ms"),
     ("Time to first token, p95", "ttft_p95_ms"),
@@ -228,10 +263,34 @@ def _score(score: TaskScore) -> tuple[Cell, ...]:
     )
 
 
-def _source(record: AnyEvidence) -> tuple[Cell, ...]:
+def _agreement(record: Agreement) -> tuple[Cell, ...]:
+    error = record.relative_logit_error
+    other = f" ({text.short_hash(record.against_sha256)})" if record.against_sha256 else ""
+    return (
+        word(_COMPARED[record.comparison]),
+        word(f"{record.against}{other}"),
+        kind_of(record.kind),
+        num(text.whole(record.positions)),
+        num(text.NONE if error is None else text.value(error, "fraction")),
+        num(text.value(record.kl_mean_nats, "nats")),
+        num(text.value(record.top1_agreement_fraction, "fraction")),
+    )
+
+
+def _step(step: DriftStep) -> tuple[Cell, ...]:
+    return (
+        word(step.name),
+        kind_of(step.kind),
+        num(text.whole(step.positions)),
+        num(text.estimate(step.kl_nats, "nats")),
+        num(text.value(step.top1_agreement_fraction, "fraction")),
+    )
+
+
+def _source(label: str, record: AnyEvidence) -> tuple[Cell, ...]:
     given = record.conditions
     return (
-        word(record.evidence),
+        word(label),
         Cell(record.kind.value, "kind"),
         word(given.provider),
         num(text.whole(given.threads)),

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup
 
+from phiforge.evidence import Drift, Latency
 from phiforge.reporting import content
+from phiforge.reporting.names import named
 
 if TYPE_CHECKING:
     from phiforge.reporting.schema import Report
@@ -70,13 +72,13 @@ def _figures(report: Report) -> dict[str, list[Figure]]:
             figures.setdefault(section, []).append(Figure(title, kind, _inline(svg)))
 
     add("budgets", "Share of each limit used", "", plots.budgets(report.verdict.findings))
-    if drift := report.drift:
-        add("drift", "Mean KL by position, ± 1 standard error", drift.kind, plots.kl_by_position(drift))
-        add("drift", "KL percentiles over positions", drift.kind, plots.kl_percentiles(drift))
-    if latency := report.latency:
-        add("latency", "Decode speed by prompt length", latency.kind, plots.decode_speed(latency))
-        add("latency", "Time to first token by prompt length", latency.kind, plots.time_to_first_token(latency))
-        add("memory", "Memory over time", latency.kind, plots.memory(latency))
+    for key, _, drift in named(Drift, report.evidence):
+        add(key, "Mean KL by position, ± 1 standard error", drift.kind, plots.kl_by_position(drift))
+        add(key, "KL percentiles over positions", drift.kind, plots.kl_percentiles(drift))
+    for key, _, latency in named(Latency, report.evidence):
+        add(key, "Decode speed by prompt length", latency.kind, plots.decode_speed(latency))
+        add(key, "Time to first token by prompt length", latency.kind, plots.time_to_first_token(latency))
+        add(content.memory_key(key), "Memory over time", latency.kind, plots.memory(latency))
     return figures
 
 

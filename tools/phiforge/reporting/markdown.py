@@ -22,6 +22,7 @@ def report_markdown(report: Report) -> str:
         "",
         f"**{verdict.outcome.upper()}** — {content.headline(verdict)}",
         "",
+        *(line for notice in report.notices for line in (escape(notice), "")),
         *(f"- **{finding.outcome}**: {escape(finding.reason)}" for finding in content.objections(verdict)),
         "",
         *_table(content.identity(report)),

@@ -148,10 +148,12 @@ def budgets(findings: Sequence[Finding]) -> str | None:
     bars = [bar for finding in findings if (bar := _bar(finding)) is not None]
     if not bars:
         return None
-    names = [str(bar["name"]) for bar in bars]
+    # A budget that is judged on several kinds of evidence has a bar for each, so bars are told apart by their place.
+    rows = [str(index) for index in range(len(bars))]
+    bars = [{**bar, "row": row} for bar, row in zip(bars, rows, strict=True)]
     colours = alt.Scale(domain=[outcome.value for outcome in OUTCOME_COLOURS], range=list(OUTCOME_COLOURS.values()))
     widest = max(1.1, *(float(bar["shown"] or 0) for bar in bars))
-    base = _chart(bars).encode(y=alt.Y("name:N", sort=names, axis=None))
+    base = _chart(bars).encode(y=alt.Y("row:N", sort=rows, axis=None))
     share = alt.X(
         "shown:Q",
         scale=alt.Scale(domain=[0, widest], nice=False),

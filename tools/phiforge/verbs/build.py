@@ -12,7 +12,7 @@ from phiforge.hashing import content_key
 from phiforge.machine import default_threads
 from phiforge.packaging.layout import REPORT_FOLDER, SUFFIX
 from phiforge.packaging.verify import verify_package
-from phiforge.pipeline import MEASURED, load_pipeline
+from phiforge.pipeline import MEASURED, StagesOptions, load_pipeline
 from phiforge.plan import resolve
 from phiforge.store import Store
 from phiforge.target import load_profile
@@ -73,6 +73,7 @@ def build(
     output: Path = Path("artifacts"),
     pipeline: str | None = None,
     target_bpw: float | None = None,
+    context: int | None = None,
     calibration: Path | None = None,
     texts: Path | None = None,
     tasks: Path | None = None,
@@ -95,6 +96,7 @@ def build(
         pipeline: A pipeline to use instead of the one each profile names.
         target_bpw: Bits per weight to spend in all; which weights get 8 bits is measured. Instead of the pipeline's
             own mixed rule.
+        context: Tokens of context of the variants for an NPU; by default as many as model and device hold.
         calibration: Calibration texts, JSONL with id and text; the embedded ones by default.
         texts: Held-out text for drift, JSONL with id and text; the embedded one by default.
         tasks: Folder of held-out tasks, JSONL with id, messages and answer.
@@ -115,6 +117,8 @@ def build(
     profiles, pipelines = _resolve_names(root, targets, pipeline)
     if target_bpw is not None:
         pipelines = {name: _with_target(item, target_bpw) for name, item in pipelines.items()}
+    if context is not None:
+        pipelines = _with_context(pipelines, context)
     store = Store(output / STORE_FOLDER)
     with store.lock():
         store.clean()
@@ -156,6 +160,17 @@ def _with_target(pipeline: Pipeline, target_bpw: float) -> Pipeline:
     return pipeline.with_quantize_options(mixed=MEASURED, target_bpw=target_bpw)
 
 
+def _with_context(pipelines: Mapping[str, Pipeline], context: int) -> dict[str, Pipeline]:
+    """The pipelines with this context in those for an NPU, whose graphs have fixed shapes."""
+    if all(pipeline.stages_options() is None for pipeline in pipelines.values()):
+        raise errors.PipelineInvalidError(
+            f"A context of {context:,} tokens was asked for, but no variant of this build has a fixed one.",
+            why="Only variants for an NPU do; the others take any length up to the model's own.",
+            fix="Leave --context out, or add a --target with an NPU; `phiforge targets` lists them.",
+        )
+    return {name: item.with_options(StagesOptions, context_tokens=context) for name, item in pipelines.items()}
+
+
 def _check_calibration(
     pipelines: Mapping[str, Pipeline], facts: CheckpointFacts, fingerprint: str, options: BuildOptions
 ) -> Calibrating:
@@ -175,7 +190,7 @@ def _other_plans(project: Path, targets: Sequence[str], facts: CheckpointFacts, 
     """The plans of the same build with each pipeline of the project that fits the checkpoint."""
     found = {}
     for name in catalog.pipeline_names(project):
-        with contextlib.suppress(errors.PipelineInvalidError):
+        with contextlib.suppress(errors.PipelineInvalidError, errors.ContextTooLongError):
             profiles, pipelines = _resolve_names(project, targets, name)
             found[name] = resolve(facts, fingerprint, profiles, pipelines, {})
     return found

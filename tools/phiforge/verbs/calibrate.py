@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 from phiforge.calibration import check_leakage, evaluation_texts, load_calibration
 from phiforge.hashing import content_key, hash_file
-from phiforge.pipeline import MEASURED
+from phiforge.pipeline import MEASURED, CalibrateOptions
 from phiforge.plan import exported_config, float_bytes, plan_weights
 from phiforge.quantize.budget import Candidate, choose_raised
 from phiforge.quantize.mixed import MIXED_BITS
@@ -53,8 +53,7 @@ class Calibrating:
 
 def needs_calibration(pipelines: Mapping[str, Pipeline]) -> bool:
     """Whether any pipeline uses calibration texts."""
-    every = [pipeline.quantize_options() for pipeline in pipelines.values()]
-    return any(options.calibrated or options.mixed == MEASURED for options in every)
+    return any(pipeline.needs_calibration for pipeline in pipelines.values())
 
 
 def check_calibration(calibration: Path, texts: Path, tasks: Path | None) -> None:
@@ -86,10 +85,11 @@ def complete_pipelines(
     found = {}
     for name, pipeline in pipelines.items():
         options = pipeline.quantize_options()
-        if options.calibrated or options.mixed == MEASURED:
-            pipeline = pipeline.with_quantize_options(
-                calibration=CALIBRATION_FILE, calibration_sha256=hash_file(about.calibration)
-            )
+        if pipeline.needs_calibration:
+            texts = {"calibration": CALIBRATION_FILE, "calibration_sha256": hash_file(about.calibration)}
+            pipeline = pipeline.with_options(CalibrateOptions, **texts)
+            if options.calibrated or options.mixed == MEASURED:
+                pipeline = pipeline.with_quantize_options(**texts)
         if options.mixed == MEASURED:
             pipeline = _with_measured(pipeline, about, store, stages)
         found[name] = pipeline
@@ -100,7 +100,7 @@ def _with_measured(pipeline: Pipeline, about: Calibrating, store: Store | None, 
     options = pipeline.quantize_options()
     assert options.target_bpw is not None
     config = exported_config(about.facts.config, pipeline)
-    weights = plan_weights(config, options)
+    weights = plan_weights(config, options, row_scales=pipeline.stages_options() is not None)
     candidates = [weight for weight in weights if weight.spec.bits < MIXED_BITS]
     stored = sum(weight.stored_bytes for weight in weights) + float_bytes(config)
     parameters = sum(weight.weights for weight in weights) + float_bytes(config) // 4
@@ -179,6 +179,7 @@ def _key(options: QuantizeOptions, pipeline: Pipeline, about: Calibrating) -> st
         "block_size",
         "symmetric",
         "per_channel",
+        "in_blocks",
         "shared_embeddings",
         "lm_head_bits",
         "embedding_bits",

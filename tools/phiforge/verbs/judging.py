@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from phiforge.evidence import Drift, Latency, Probes, Tasks
+from phiforge.evidence import Drift, Kind, Latency, Probes, Tasks
 from phiforge.gate import judge
 from phiforge.reporting import Report
-from phiforge.reporting.schema import PipelineFacts, ProfileFacts, Stage, VariantFacts
+from phiforge.reporting.schema import PipelineFacts, ProfileFacts, Stage, VariantFacts, first_of, further_than
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,35 +38,57 @@ def make_report(
     budgets = profile.budgets_of(record.checkpoint.family)
     counting = [item for item in evidence if not _is_foreign(item, profile)]
     verdict = judge(budgets, profile.accepts, counting, variant_sha256=record.sha256, variant_bytes=record.bytes)
+    drift, tasks = first_of(Drift, evidence), first_of(Tasks, evidence)
+    probes, latency = first_of(Probes, evidence), first_of(Latency, evidence)
     return Report(
         phiforge_version=phiforge_version(),
         title=f"{record.checkpoint.name} on {profile.identity.title}",
+        notices=_notices(record, counting),
         checkpoint=record.checkpoint,
-        profile=ProfileFacts(
-            name=profile.name,
-            title=profile.identity.title,
-            provider=profile.runtime.provider,
-            runtime_package=profile.runtime.package,
-            runtime_version=profile.runtime.version,
-            accepts=tuple(profile.accepts),
-        ),
+        profile=_profile_facts(profile),
         pipeline=PipelineFacts(name=record.name, options=record.options),
-        variant=VariantFacts(
-            sha256=record.sha256,
-            bytes=record.bytes,
-            bits_per_weight=record.bits_per_weight,
-            operators=record.operators,
-            weights=record.weights,
-        ),
+        variant=_variant_facts(record),
         stages=tuple(Stage(stage=s.stage, seconds=s.seconds, reused=s.reused) for s in stages),
-        drift=next((item for item in evidence if isinstance(item, Drift)), None),
-        tasks=next((item for item in evidence if isinstance(item, Tasks)), None),
-        probes=next((item for item in evidence if isinstance(item, Probes)), None),
-        latency=next((item for item in evidence if isinstance(item, Latency)), None),
+        drift=drift,
+        tasks=tasks,
+        probes=probes,
+        latency=latency,
+        further=further_than((drift, tasks, probes, latency), evidence),
         budgets=budgets,
         verdict=verdict,
         limits=_limits(profile, evidence),
     )
+
+
+def _profile_facts(profile: Profile) -> ProfileFacts:
+    return ProfileFacts(
+        name=profile.name,
+        title=profile.identity.title,
+        provider=profile.runtime.provider,
+        runtime_package=profile.runtime.package,
+        runtime_version=profile.runtime.version,
+        accepts=tuple(profile.accepts),
+        soc_source=profile.npu.source if profile.npu else None,
+    )
+
+
+def _variant_facts(record: VariantRecord) -> VariantFacts:
+    return VariantFacts(
+        sha256=record.sha256,
+        bytes=record.bytes,
+        bits_per_weight=record.bits_per_weight,
+        operators=record.operators,
+        weights=record.weights,
+        npu=record.npu,
+    )
+
+
+def _notices(record: VariantRecord, evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
+    """What is to be read before any number: an NPU's speed cannot be had from an emulator."""
+    measured = any(isinstance(item, Latency) and item.kind is Kind.MEASURED for item in evidence)
+    if record.npu is None or measured:
+        return ()
+    return ("Latency is unverified until the device has measured it: no number here is of its speed.",)
 
 
 def _is_foreign(item: AnyEvidence, profile: Profile) -> bool:
@@ -78,12 +100,16 @@ def _limits(profile: Profile, evidence: Sequence[AnyEvidence]) -> tuple[str, ...
     """Sentences on what the evidence does not show."""
     said = [
         "Drift and answers are those of the data sets named; other text may drift more.",
-        "Time and memory hold for the machine named under conditions, not for every device of this profile.",
     ]
-    tasks = next((item for item in evidence if isinstance(item, Tasks)), None)
-    if tasks is None:
+    latency = first_of(Latency, evidence)
+    if latency is not None:
+        said.append(
+            "Time and memory hold for the machine named under conditions, not for every device of this profile."
+        )
+    if any(item.kind in (Kind.SURROGATE, Kind.EMULATED) for item in evidence):
+        said.append("Surrogate evidence is of a stand-in and emulated evidence of an emulator; neither is the device.")
+    if first_of(Tasks, evidence) is None:
         said.append("No tasks were given, so it is not known how many answers the quantization changed.")
-    latency = next((item for item in evidence if isinstance(item, Latency)), None)
     if latency is not None and latency.conditions.machine.process_architecture != profile.hardware.architecture:
         said.append(
             f"The profile is of {profile.hardware.architecture}, the measuring process was "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections import defaultdict
@@ -10,13 +11,17 @@ from typing import TYPE_CHECKING
 
 from phiforge.graph.inspect import check_graph, inspect_graph
 from phiforge.hashing import content_key, hash_files, hash_listing
-from phiforge.olive.driver import PACKAGE_FILE, WORKFLOW_FILE, OliveRun, run_olive
+from phiforge.graph.npu.check import check_stages
+from phiforge.olive.driver import PACKAGE_FILE, REQUIRED_FILES, WORKFLOW_FILE, OliveRun, run_olive
 from phiforge.variant import (
     CALIBRATION_FILE,
     MODEL_FOLDER,
+    NPU_FILE,
     PLAN_FILE,
+    QDQ_FOLDER,
     RECORD_FILE,
     CheckpointFacts,
+    NpuFacts,
     VariantRecord,
     WeightGroup,
 )
@@ -24,11 +29,14 @@ from phiforge.variant import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from phiforge.graph.inspect import GraphFacts
     from phiforge.plan import Plan, VariantPlan, WeightPlan
     from phiforge.store import Store
     from phiforge.verbs.watch import Stages
 
+OLIVE_MODEL = "model.onnx"
+# Where Olive puts what it makes for an NPU, before its folders are moved beside the record.
+MADE_FOLDER = "made"
+NPU_FILES = (NPU_FILE, f"{MODEL_FOLDER}/genai_config.json", f"{MODEL_FOLDER}/tokenizer.json")
 LICENCE_PATTERN = "LICENSE*"
 _GROUPS = {
     "self_attn.qkv_proj": "attention qkv",
@@ -63,19 +71,19 @@ def make_variant(
             workflow=variant.workflow,
             checkpoint=checkpoint,
             work=work,
-            output=folder / MODEL_FOLDER,
+            output=folder / MODEL_FOLDER if variant.npu is None else folder / MADE_FOLDER,
             calibration=calibration if variant.calibrated else None,
+            promised=REQUIRED_FILES if variant.npu is None else NPU_FILES,
         )
         run_olive(run, stages.watcher.advanced)
-        facts = inspect_graph(folder / MODEL_FOLDER / "model.onnx")
-        check_graph(facts, variant.weights, tied=variant.tied, last_logits=_last_logits(variant))
+        operators, npu = _checked(variant, folder)
         for name in (WORKFLOW_FILE, PACKAGE_FILE):
             shutil.copyfile(work / name, folder / name)
         if run.calibration:
             shutil.copyfile(run.calibration, folder / CALIBRATION_FILE)
         for licence in sorted(checkpoint.glob(LICENCE_PATTERN)):
             shutil.copyfile(licence, folder / licence.name)
-        record = _record(plan, variant, facts, folder)
+        record = _record(plan, variant, operators, npu, folder)
         (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         text = json.dumps(plan.as_dict(variant.name), indent=1, sort_keys=True)
         (folder / PLAN_FILE).write_text(text + "\n", encoding="utf-8")
@@ -89,7 +97,25 @@ def work_key(plan: Plan) -> str:
     return content_key([plan.fingerprint, dict(plan.toolchain)])
 
 
-def _record(plan: Plan, variant: VariantPlan, facts: GraphFacts, folder: Path) -> VariantRecord:
+def _checked(variant: VariantPlan, folder: Path) -> tuple[dict[str, int], NpuFacts | None]:
+    """Check that what was made is what was planned; return its operators and, for an NPU, what was compiled."""
+    if variant.npu is None:
+        facts = inspect_graph(folder / MODEL_FOLDER / "model.onnx")
+        check_graph(facts, variant.weights, tied=variant.tied, last_logits=_last_logits(variant))
+        return facts.operators, None
+    made = folder / MADE_FOLDER
+    (made / OLIVE_MODEL).unlink()
+    for path in sorted(made.iterdir()):
+        os.replace(path, folder / path.name)
+    made.rmdir()
+    told = NpuFacts.model_validate_json((folder / NPU_FILE).read_bytes())
+    operators = check_stages(folder / QDQ_FOLDER, variant.weights, variant.npu, tied=variant.tied)
+    return operators, told.model_copy(update={"confirmed": variant.npu.confirmed})
+
+
+def _record(
+    plan: Plan, variant: VariantPlan, operators: dict[str, int], npu: NpuFacts | None, folder: Path
+) -> VariantRecord:
     model = folder / MODEL_FOLDER
     return VariantRecord(
         name=variant.name,
@@ -107,9 +133,10 @@ def _record(plan: Plan, variant: VariantPlan, facts: GraphFacts, folder: Path) -
             bytes=plan.checkpoint_bytes,
         ),
         options=_options(variant),
-        operators=facts.operators,
+        operators=operators,
         weights=_groups(variant.weights, tied=variant.tied),
         toolchain=dict(plan.toolchain),
+        npu=npu,
     )
 
 

@@ -65,11 +65,14 @@ class PackageInput:
         return self.subject.record
 
     def evidence_for(self, profile: Profile) -> list[AnyEvidence]:
-        """The evidence that counts for a profile: all but the latency measured as another profile says."""
+        """The evidence that counts for a profile: all but the latency measured as another profile says.
+
+        A plain name comes before longer ones, as drift.json before drift-emulated.json.
+        """
         own = f"{LATENCY_PREFIX}{profile.name}.json"
         return [
             parse_evidence(text, name)
-            for name, text in sorted(self.evidence.items())
+            for name, text in sorted(self.evidence.items(), key=lambda item: item[0].removesuffix(".json"))
             if name == own or not name.startswith(LATENCY_PREFIX)
         ]
 
@@ -88,7 +91,8 @@ def package(
 
     Args:
         variant: A variant that `phiforge build` made (the folder with variant.json).
-        evidence: The folder with the variant's drift.json, tasks.json, probes.json and latency-<profile>.json.
+        evidence: The folder with the variant's evidence: every *.json in it, of which latency-<profile>.json counts for
+            that profile alone.
         targets: Device profiles it is packaged for.
         output: Folder that receives the package.
         project: The project whose profiles are meant; found from the working folder by default.
@@ -119,10 +123,13 @@ def package(
 def publish(inputs: Sequence[PackageInput], final: Path, stages: Sequence[StageRecord]) -> tuple[str, str]:
     """Write a package under its final name, whole or not at all; return its content hash and its seal.
 
-    Before it is called a package, every variant in it is loaded and made to answer. Call with the lock held.
+    Before it is called a package, every variant in it that this machine can load is made to answer. Call with the lock
+    held.
     """
     for item in inputs:
-        check_answer(item.subject)
+        # An NPU's binaries load on the device alone; whether they answer is a matter of their evidence.
+        if item.record.npu is None:
+            check_answer(item.subject)
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with disk_full_guard(final.parent):
@@ -203,6 +210,7 @@ def _packaged(item: PackageInput) -> PackagedVariant:
         f"{PROFILE_FOLDER}/{profile.name}.json": profile.model_dump_json(indent=1) + "\n" for profile in item.profiles
     }
     record = item.record
+    npu = record.npu.model_dump(include={"sdk_version", "soc_model", "confirmed"}) if record.npu else None
     return PackagedVariant(
         name=record.name,
         folder=item.subject.folder,
@@ -216,6 +224,7 @@ def _packaged(item: PackageInput) -> PackagedVariant:
             "bits_per_weight": record.bits_per_weight,
             "profiles": [profile.name for profile in item.profiles],
             "runtime": f"{item.profiles[0].runtime.package} {item.profiles[0].runtime.version}",
+            **({"npu": npu} if npu else {}),
         },
     )
 

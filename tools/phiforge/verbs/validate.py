@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from phiforge.evidence import AnyEvidence, dump_evidence
 from phiforge.hashing import content_key, hash_file
+from phiforge.reporting.names import evidence_names
 from phiforge.store import Store, write_atomically
 from phiforge.verbs.calibrate import check_calibration
 from phiforge.verbs.checkpoint import locate
@@ -14,6 +15,7 @@ from phiforge.verbs.subject import find_subjects
 from phiforge.verbs.watch import Stages, Unwatched
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from phiforge.verbs.subject import Subject
@@ -31,7 +33,7 @@ def validate(
     threads: int | None = None,
     watcher: Watcher | None = None,
 ) -> dict[str, Path]:
-    """Validate every variant under `variant` and write drift.json, tasks.json and probes.json for each.
+    """Validate every variant under `variant` and write its evidence: drift.json, tasks.json, probes.json and others.
 
     Args:
         variant: A package, a built variant's folder, or a plain model folder.
@@ -99,12 +101,14 @@ def run_validation(
         threads=threads,
         progress=watcher.advanced,
     )
-    found: dict[str, AnyEvidence | None] = {
-        "drift.json": result.drift,
-        "tasks.json": result.tasks,
-        "probes.json": result.probes,
-    }
-    return {name: dump_evidence(evidence) for name, evidence in found.items() if evidence is not None}
+    found = (result.drift, result.tasks, result.probes)
+    return evidence_files([evidence for evidence in found if evidence is not None])
+
+
+def evidence_files(evidence: Sequence[AnyEvidence]) -> dict[str, str]:
+    """Evidence as JSON text, by file name; the first of a sort has the plain name, as drift.json."""
+    names = evidence_names(evidence)
+    return {f"{name}.json": dump_evidence(item) for name, item in zip(names, evidence, strict=True)}
 
 
 def validation_key(

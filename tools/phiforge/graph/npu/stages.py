@@ -1,0 +1,171 @@
+"""The decoder as stages: embedding, parts of a few layers in two lengths, head.
+
+A stage hands the next one codes of 16 bits under the activation's name. Prefill and decode graphs of a part hold the
+same weights, which a compiler can share. The head works for the last token of a prompt alone, the one before the
+padding, which onnxruntime-genai 0.18 leaves to a graph whose logits are of one position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from phiforge.activations import EMBEDDING, FINAL_NORM, LOGITS, layer_site
+from phiforge.graph.npu.emit import CODE, Emitter
+from phiforge.graph.npu.layer import FLOAT, PAST_LENGTH, TOTAL_LENGTH, DecoderShape, LayerWriter, write_norm
+
+if TYPE_CHECKING:
+    from phiforge.graph.npu.emit import Quantizers
+    from phiforge.graph.npu.weights import NpuWeights
+
+IDS = "input_ids"
+BATCH = "batch"
+EMBEDDING_MODULE, HEAD_MODULE, FINAL_NORM_TENSOR = "model.embed_tokens", "lm_head", "model.norm.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageWriter:
+    """Writes every stage of one decoder.
+
+    Attributes:
+        tied: Whether the head's weight is the embedding table.
+        pad_id: The token that fills a prompt up to the window.
+    """
+
+    shape: DecoderShape
+    weights: NpuWeights
+    quantizers: Quantizers
+    tied: bool
+    pad_id: int
+
+    @property
+    def head_module(self) -> str:
+        """The module whose weight is the head."""
+        return EMBEDDING_MODULE if self.tied else HEAD_MODULE
+
+    @property
+    def last_hidden(self) -> str:
+        """The activation that the head reads."""
+        return layer_site(self.shape.layer_count - 1, "residual")
+
+    def embedding(self) -> ir.Model:
+        """The embedding on the CPU, of any length: token ids to codes."""
+        emitter = Emitter()
+        ids = emitter.input(IDS, ir.DataType.INT64, (1, "tokens"))
+        spec = self.weights.specs[EMBEDDING_MODULE]
+        codes, *others = self.weights.blocks(emitter, EMBEDDING_MODULE, matmul=False)
+        (found,) = emitter.contrib(
+            "GatherBlockQuantized",
+            [codes, ids, *others],
+            "embed_tokens",
+            [("embed_tokens", FLOAT, (1, "tokens", self.shape.hidden_size))],
+            {"bits": spec.bits, "block_size": spec.block_size, "gather_axis": 0, "quantize_axis": 1},
+        )
+        self._hand_on(emitter, found, EMBEDDING)
+        return emitter.model(EMBEDDING)
+
+    def part(self, layers: tuple[int, int], tokens: int) -> ir.Model:
+        """Some layers for `tokens` tokens at a time."""
+        emitter, (start, stop) = Emitter(), layers
+        hidden = self._take(emitter, EMBEDDING if start == 0 else layer_site(start - 1, "residual"), tokens)
+        lengths = (
+            emitter.input(PAST_LENGTH, ir.DataType.INT32, (1, 1)),
+            emitter.input(TOTAL_LENGTH, ir.DataType.INT32, (1,)),
+        )
+        writer = LayerWriter(
+            emitter=emitter, shape=self.shape, weights=self.weights, quantizers=self.quantizers, tokens=tokens,
+            lengths=lengths,
+        )  # fmt: skip
+        for index in range(start, stop):
+            hidden = writer.write(index, hidden)
+            name = layer_site(index, "residual")
+            if index < stop - 1:
+                hidden = self.quantizers.store(emitter, hidden, name)
+            else:
+                self._hand_on(emitter, hidden, name)
+        return emitter.model(f"layers.{start}-{stop - 1}.tokens.{tokens}")
+
+    def head(self) -> ir.Model:
+        """The last norm and the head on the CPU, for the last token before the padding."""
+        emitter = Emitter()
+        hidden = self._take(emitter, self.last_hidden, "tokens", BATCH)
+        ids = emitter.input(IDS, ir.DataType.INT64, (BATCH, "tokens"))
+        last = _last_token(emitter, hidden, ids, self.pad_id, self.shape.hidden_size)
+        weight = emitter.constant("final_norm/weight", self.weights.floats(FINAL_NORM_TENSOR))
+        width = self.shape.hidden_size
+        normed = emitter.node(
+            "SimplifiedLayerNormalization", [last, weight], FINAL_NORM, FLOAT, (BATCH, 1, width),
+            epsilon=self.shape.epsilon, axis=-1,
+        )  # fmt: skip
+        spec = self.weights.specs[self.head_module]
+        (logits,) = emitter.contrib(
+            "MatMulNBits",
+            [normed, *self.weights.blocks(emitter, self.head_module, matmul=True)],
+            "lm_head",
+            [(LOGITS, FLOAT, (BATCH, 1, self.shape.vocab_size))],
+            {"K": width, "N": self.shape.vocab_size, "bits": spec.bits, "block_size": spec.block_size,
+             "accuracy_level": 4},
+        )  # fmt: skip
+        emitter.output(logits, LOGITS)
+        return emitter.model("head")
+
+    def selection(self) -> ir.Model:
+        """The choice of the last token before the padding, on the CPU, for a head on the NPU."""
+        emitter = Emitter()
+        codes = emitter.input(self.last_hidden, CODE, (1, "tokens", self.shape.hidden_size))
+        ids = emitter.input(IDS, ir.DataType.INT64, (1, "tokens"))
+        emitter.output(_last_token(emitter, codes, ids, self.pad_id, self.shape.hidden_size), "last_hidden")
+        return emitter.model("selection")
+
+    def npu_head(self) -> ir.Model:
+        """The last norm and the head on the NPU, for one token."""
+        emitter = Emitter()
+        quantizer = self.quantizers.of(self.last_hidden)
+        assert quantizer is not None
+        hidden = emitter.float_of(
+            emitter.input("last_hidden", CODE, (1, 1, self.shape.hidden_size)), quantizer, "last_hidden"
+        )
+        normed = write_norm(emitter, hidden, self.weights.floats(FINAL_NORM_TENSOR), self.shape.epsilon, FINAL_NORM)
+        normed = self.quantizers.store(emitter, normed, FINAL_NORM)
+        weight = self.weights.matrix(emitter, self.head_module, np.arange(self.shape.vocab_size), "lm_head")
+        found = emitter.node("MatMul", [normed, weight], "lm_head", FLOAT, (1, 1, self.shape.vocab_size))
+        emitter.output(self.quantizers.store(emitter, found, LOGITS), LOGITS)
+        return emitter.model("head")
+
+    def _take(self, emitter: Emitter, name: str, tokens: int | str, batch: int | str = 1) -> ir.Value:
+        """Take an activation from the stage before."""
+        quantizer = self.quantizers.of(name)
+        dims = (batch, tokens, self.shape.hidden_size)
+        value = emitter.input(name, FLOAT if quantizer is None else CODE, dims)
+        return value if quantizer is None else emitter.float_of(value, quantizer, f"{name}/taken")
+
+    def _hand_on(self, emitter: Emitter, value: ir.Value, name: str) -> None:
+        """Hand an activation to the next stage, under its name."""
+        quantizer = self.quantizers.of(name)
+        if value.name == name:
+            producer = value.producer()
+            assert producer is not None
+            value.name = f"{name}/float" if quantizer else name
+        emitter.output(value if quantizer is None else emitter.codes_of(value, quantizer, name), name)
+
+
+def _last_token(emitter: Emitter, values: ir.Value, ids: ir.Value, pad_id: int, width: int) -> ir.Value:
+    """Choose from values [batch, tokens, width] those of the last token that is no padding: [batch, 1, width].
+
+    A decode step has one token, which is taken whatever it is.
+    """
+    int64, int32 = ir.DataType.INT64, ir.DataType.INT32
+    pad = emitter.constant("last/pad", np.int64(pad_id))  # type: ignore[arg-type]
+    dims = (BATCH, "tokens")
+    padding = emitter.node("Equal", [ids, pad], "last/Equal", ir.DataType.BOOL, dims)
+    real = emitter.node("Not", [padding], "last/Not", ir.DataType.BOOL, dims)
+    # onnxruntime 1.31 has no ArgMax of bool or int64 on the CPU.
+    ones = emitter.node("Cast", [real], "last/Cast", int32, dims, to=int(int32))
+    last = emitter.node("ArgMax", [ones], "last/ArgMax", int64, (BATCH, 1), axis=1, keepdims=1, select_last_index=1)
+    axis = emitter.constant("last/axis", np.array([2], dtype=np.int64))
+    index = emitter.node("Unsqueeze", [last, axis], "last/Unsqueeze", int64, (BATCH, 1, 1))
+    assert values.dtype is not None
+    return emitter.node("GatherND", [values, index], "last", values.dtype, (BATCH, 1, width), batch_dims=1)
