@@ -2,6 +2,7 @@
 # make test   set up and run every check but the long ones (under 15 minutes on two cores)
 # make bench-quality  the table of docs/quantization.md, from real builds (half an hour on two cores)
 # make bench-scale    memory and time at the shapes of real models (50 GB of disk, 22 GiB of memory, two hours)
+# make bench-npu      memory and time of an NPU variant at real shapes, stage by stage (40 GB of disk, an hour on two cores)
 # make bench          time and memory of building the embedded model, speed of the quantizers
 # make bench-speed MODELS="stock=FOLDER ours=FOLDER"   prefill and decode of model folders in one interleaved run
 # make nano   train the embedded model anew (about an hour on two cores)
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 NANO := tools/phiforge/checkpoint/nano/phi-4-nano
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-all lint unit tiny bench bench-quality bench-scale bench-speed nano clean
+.PHONY: demo test test-all lint unit tiny bench bench-quality bench-scale bench-npu bench-speed nano clean
 
 demo: $(VENV)/.user
 	$(BIN)/phiforge build $(NANO) --target cpu-x64
@@ -42,6 +43,9 @@ bench-quality: $(VENV)/.user
 
 bench-scale: $(VENV)/.user
 	PYTHONPATH=tests $(BIN)/python -m bench.scale
+
+bench-npu: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m bench.npu
 
 bench-speed: $(VENV)/.user
 	$(BIN)/python tests/bench/speed.py $(MODELS)

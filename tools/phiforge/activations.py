@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from phiforge.decoder.rows import Rows
+
 # What is recorded of every layer, in the order in which it is computed. Keys are taken after their rotation, as the
 # cache holds them.
 SITES = (
@@ -60,6 +62,21 @@ class Range:
     def magnitude(self) -> float:
         """The greatest absolute value."""
         return max(abs(self.minimum), abs(self.maximum))
+
+
+@dataclass(frozen=True)
+class SwitchedOff:
+    """What stays float in graphs that are to show what a part of the quantization costs.
+
+    Attributes:
+        activations: Names of activations.
+        modules: Modules whose weights are those of `originals`.
+        originals: The weights before quantization.
+    """
+
+    activations: frozenset[str] = frozenset()
+    modules: frozenset[str] = frozenset()
+    originals: Rows | None = None
 
 
 def layer_site(layer: int, site: str) -> str:

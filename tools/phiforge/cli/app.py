@@ -184,6 +184,27 @@ def tune(
     return show_tuning(result)
 
 
+@app.command("explain-drift")
+def explain_drift(
+    variant: Annotated[Path, typer.Argument(help="A built variant for an NPU: the folder with variant.json.")],
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", "-c", help="What it was built from: the reference.")],
+    output: Output = Path("artifacts/drift"),
+    texts: Texts = None,
+    positions: Annotated[int, typer.Option("--positions", min=64, help="Positions scored at each trial.")] = 512,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> int:
+    """Name the layers and tensors whose quantization costs an NPU variant most."""
+    from phiforge.cli.drift import show_sources
+    from phiforge.verbs.explain_drift import explain_drift as run
+
+    with ProgressWatcher(quiet=quiet) as watcher:
+        found = run(
+            variant, checkpoint, output=output, texts=texts, positions=positions, threads=threads, watcher=watcher
+        )
+    return show_sources(*found)
+
+
 @app.command()
 def package(
     variant: Annotated[

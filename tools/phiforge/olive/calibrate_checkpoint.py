@@ -8,15 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from phiforge.checkpoint.tensors import expected_tensors
 from phiforge.checkpoint.weights import widen
 from phiforge.decoder.decoder import EMBEDDING, HEAD, HEAD_ROWS, NORM, Batch, Decoder, mapped_floats
 from phiforge.decoder.walk import hessian
 from phiforge.hashing import content_key
+from phiforge.olive.checkpoint_files import SMOOTHING_FILE
 from phiforge.olive.quantize_checkpoint import finish_quantized, open_quantized, open_source, write_rows
-from phiforge.olive.quantize_layers import LayerWork, calibrated_options, quantize_layers
+from phiforge.olive.quantize_layers import SMOOTHING, LayerWork, calibrated_options, quantize_layers
 from phiforge.olive.stored import pack_quantized
 from phiforge.plan import plan_weights
 from phiforge.quantize.algorithms import Packed, quantize_packed
@@ -69,11 +70,17 @@ def calibrate_checkpoint(
     layer_work.open(_key(source, options, batch, threads))
     with torch.inference_mode():
         hidden = quantize_layers(decoder, batch, specs, options, layer_work, progress)
+    smoothing = {}
     with open_quantized(folder, config, specs) as writer:
         for layer in range(config.layer_count):
             for name, tensor in load_file(layer_work.layer_file(layer)).items():
-                writer.write(name, 0, tensor)
+                if name.endswith(SMOOTHING):
+                    smoothing[name.removesuffix(SMOOTHING)] = tensor
+                else:
+                    writer.write(name, 0, tensor)
         _write_ends(decoder, writer, weights, expected_tensors(config), specs, options, hidden, work, threads)
+    if smoothing:
+        save_file(smoothing, folder / SMOOTHING_FILE)
     finish_quantized(source, folder, config, specs, options)
     shutil.rmtree(work)
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WEIGHTS_FILE = "model.safetensors"
+# By module, what its input channels were divided by before it was quantized; there is none without smoothing.
+SMOOTHING_FILE = "smoothing.safetensors"
 COPIED_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",

@@ -1,14 +1,13 @@
-"""Write a calibrated checkpoint's decoder as stages of QDQ graphs: what an NPU's compiler takes, and the CPU runs too."""
+"""Write a calibrated checkpoint's decoder as stages of QDQ graphs, which an NPU's compiler takes and the CPU runs."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phiforge.activations import ACTIVATIONS_FILE, load_ranges
+from phiforge.activations import ACTIVATIONS_FILE, SwitchedOff, load_ranges
 from phiforge.checkpoint.config import load_config
 from phiforge.decoder.decoder import Decoder
 from phiforge.graph.npu.config import Stage, stages_config
@@ -26,27 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from phiforge.checkpoint.config import ModelConfig
-    from phiforge.decoder.rows import Rows
     from phiforge.pipeline import StagesOptions
 
 GENAI_FILE = "genai_config.json"
 DECODE_TOKENS = 1
-FIRST_STAGE = "embedding.onnx"
-
-
-@dataclass(frozen=True)
-class SwitchedOff:
-    """What stays float in graphs that are to show what a part of the quantization costs.
-
-    Attributes:
-        activations: Names of activations.
-        modules: Modules whose weights are those of `originals`.
-        originals: The weights before quantization.
-    """
-
-    activations: frozenset[str] = frozenset()
-    modules: frozenset[str] = frozenset()
-    originals: Rows | None = None
+# A graph that there is wherever the embedding is computed.
+FIRST_STAGE = "prefill_0.onnx"
 
 
 def export_stages(
@@ -81,6 +65,7 @@ def export_stages(
         quantizers=Quantizers(load_ranges(calibrated / ACTIVATIONS_FILE), options.headroom, off.activations),
         tied=config.tied_embeddings,
         pad_id=int(base["model"]["pad_token_id"]),
+        embedding_on_npu=options.embedding == "npu",
     )  # fmt: skip
     stages = _write(writer, folder, options, progress)
     content = stages_config(
@@ -93,9 +78,9 @@ def _write(
     writer: StageWriter, folder: Path, options: StagesOptions, progress: Callable[[int, int], None]
 ) -> list[Stage]:
     parts = split_layers(writer.shape.layer_count, options.parts)
-    embedding = writer.embedding()
-    save_model(embedding, folder / FIRST_STAGE, "embedding.data")
-    prefill, decode = [], []
+    first = [] if writer.embedding_on_npu else [_write_embedding(writer, folder)]
+    prefill: list[Stage] = []
+    decode: list[Stage] = []
     for number, layers in enumerate(parts):
         progress(number, len(parts))
         stored = folder / f"prefill_{number}.onnx"
@@ -110,7 +95,13 @@ def _write(
             else:
                 save_model(model, stored, f"part_{number}.data")
     progress(len(parts), len(parts))
-    return [Stage.of(embedding, "embedding"), *prefill, *decode, *_write_head(writer, folder, options)]
+    return [*first, *prefill, *decode, *_write_head(writer, folder, options)]
+
+
+def _write_embedding(writer: StageWriter, folder: Path) -> Stage:
+    embedding = writer.embedding()
+    save_model(embedding, folder / "embedding.onnx", "embedding.data")
+    return Stage.of(embedding, "embedding")
 
 
 def _write_head(writer: StageWriter, folder: Path, options: StagesOptions) -> list[Stage]:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     Tensors = dict[str, NDArray[np.generic]]
 
 KEY_FILE = "key.json"
+# Ends the names, in a layer's file, of what the inputs of a module are divided by.
+SMOOTHING = ".smoothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +136,11 @@ def _quantize_layer(
     if options.algorithm == "awq":
         _fold_scales(decoder, layer, batch, {part: specs[f"{prefix}.{part}"] for part in (QKV, GATE_UP, DOWN)},
                      hidden[0], scratch)  # fmt: skip
+    tensors: Tensors = {}
     if options.smoothing is not None:
-        _smooth_down(decoder, layer, batch, hidden[0], scratch, options.smoothing)
-    tensors: Tensors = {f"{prefix}.{norm}.weight": getattr(layer, norm).weight.numpy() for norm in NORMS}
+        scales = _smooth_down(decoder, layer, batch, hidden[0], scratch, options.smoothing)
+        tensors[f"{prefix}.{DOWN}{SMOOTHING}"] = scales
+    tensors |= {f"{prefix}.{norm}.weight": getattr(layer, norm).weight.numpy() for norm in NORMS}
 
     def visit(part: str, module: Any, inputs: Floats) -> None:
         quantized = _quantize_module(module, inputs, specs[f"{prefix}.{part}"], options)
@@ -183,8 +187,10 @@ def _fold_scales(
             norm.weight /= scales
 
 
-def _smooth_down(decoder: Decoder, layer: Any, batch: Batch, hidden: Floats, scratch: Path, strength: float) -> None:
+def _smooth_down(decoder: Decoder, layer: Any, batch: Batch, hidden: Floats, scratch: Path, strength: float) -> Floats:
     """Move outliers of the down projection's inputs into its weights, which leaves the layer's function.
+
+    Returns what each input channel is divided by, float32 [intermediate size].
 
     Input channel j is divided by max|x_j|^a / max|w_j|^(1 - a), its column multiplied by it, and the rows of the up
     projection take the division over (Xiao et al. 2023, "SmoothQuant", equation 4, a being the `strength`).
@@ -207,6 +213,8 @@ def _smooth_down(decoder: Decoder, layer: Any, batch: Batch, hidden: Floats, scr
         scales = torch.where(peaks > 0, scales, torch.ones_like(scales))
         down *= scales
         gate_up[len(gate_up) // 2 :] /= scales[:, None]
+    found: Floats = scales.numpy()
+    return found
 
 
 def calibrated_options(options: QuantizeOptions) -> CalibratedOptions:

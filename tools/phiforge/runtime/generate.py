@@ -55,14 +55,15 @@ def generate(
 
 def _together(variant: Variant, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
     """Continue equally long prompts."""
-    length = len(prompts[0])
+    length = variant.prompt_length(len(prompts[0]))
+    most = min(length + max_new_tokens, variant.context_length)
     with runtime_errors(variant.folder, "does not generate"):
-        generator = variant.generator(max_length=length + max_new_tokens, batch_size=len(prompts))
+        generator = variant.generator(max_length=most, batch_size=len(prompts))
         generator.append_tokens(np.asarray(prompts, dtype=np.int32))
         while not generator.is_done():
             generator.generate_next_token()
         rows = [generator.get_sequence(row)[length:].tolist() for row in range(len(prompts))]
-    return [as_generation(row, variant.stop_ids, max_new_tokens) for row in rows]
+    return [as_generation(row, variant.stop_ids, most - length) for row in rows]
 
 
 def as_generation(tokens: Sequence[int], stop_ids: Collection[int], max_new_tokens: int) -> Generation:
@@ -86,7 +87,7 @@ def stops_at(variant: Variant, token_id: int) -> bool:
     forced = np.zeros((1, 1, variant.vocab_size), dtype=np.float32)
     forced[..., token_id] = 100.0
     with runtime_errors(variant.folder, "does not generate"):
-        generator = variant.generator(max_length=8)
+        generator = variant.generator(max_length=variant.prompt_length(1) + 7)
         generator.append_tokens(np.zeros(1, dtype=np.int32))
         generator.get_logits()
         generator.set_logits(forced)

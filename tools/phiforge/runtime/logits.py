@@ -68,6 +68,20 @@ def last_rows(variant: Variant, token_ids: Sequence[int]) -> LastRows:
     return LastRows(prefill=rows[0], step=rows[1])
 
 
+def next_logits(variant: Variant, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the logits after a prompt, float32 [vocab], the way an application comes by them.
+
+    Raises:
+        VariantUnusableError: The runtime fails.
+    """
+    with runtime_errors(variant.folder, "does not answer"):
+        generator = variant.generator(max_length=variant.context_length)
+        generator.append_tokens(np.asarray(token_ids, dtype=np.int32))
+        found = np.asarray(generator.get_logits(), dtype=np.float32)
+    last: NDArray[np.float32] = found.reshape(-1, variant.vocab_size)[-1]
+    return last
+
+
 def trace_greedy(variant: Variant, prompt: Sequence[int], steps: int) -> Trace:
     """Continue a prompt greedily for exactly `steps` tokens, as an application does, and keep the logits.
 
@@ -79,7 +93,8 @@ def trace_greedy(variant: Variant, prompt: Sequence[int], steps: int) -> Trace:
     Raises:
         VariantUnusableError: The runtime fails.
     """
-    length = len(prompt) + steps
+    taken = variant.prompt_length(len(prompt))
+    length = taken + steps
     rows = []
     with runtime_errors(variant.folder, "does not generate"):
         generator = variant.generator(max_length=length, min_length=length)
@@ -87,7 +102,8 @@ def trace_greedy(variant: Variant, prompt: Sequence[int], steps: int) -> Trace:
         for _ in range(steps):
             generator.generate_next_token()
             rows.append(np.asarray(generator.get_output("logits")[0, -1], dtype=np.float32))
-        tokens = tuple(int(token) for token in generator.get_sequence(0))
+        made = generator.get_sequence(0)[taken:].tolist()
+    tokens = (*(int(token) for token in prompt), *made)
     return Trace(tokens=tokens, prompt_tokens=len(prompt), logits=np.stack(rows))
 
 

@@ -55,11 +55,20 @@ def register_qnn() -> list[Any]:
         DependencyMissingError: The wheel is not installed, or gives no device.
     """
     if not _devices():
-        ort.register_execution_provider_library(QNN_PROVIDER, _wheel().get_library_path())
+        ort.register_execution_provider_library(QNN_PROVIDER, library_path())
     devices = _devices()
     if not devices:
         raise _missing("its plugin offers no device on this machine")
     return devices
+
+
+def library_path() -> str:
+    """Return the plugin's library, for a runtime to register.
+
+    Raises:
+        DependencyMissingError: The wheel is not installed.
+    """
+    return str(_wheel().get_library_path())
 
 
 def sdk_version() -> str:

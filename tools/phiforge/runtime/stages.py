@@ -141,7 +141,8 @@ class StagedSequence:
                 if not stage.head:
                     made = self._run_stage(stage, state)
         assert made is not None
-        return made[0]
+        rows: NDArray[Any] = made[0]
+        return rows
 
     def _run_stage(self, stage: _Stage, state: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """Run one stage; what it gives joins the state, and its cache stays where it is."""

@@ -18,10 +18,12 @@ def stream(variant: Variant, prompt: Sequence[int], *, max_new_tokens: int) -> I
     """Yield the text of each new token; the token that ends the answer is not shown.
 
     Raises:
+        ContextTooLongError: The prompt leaves no room.
         VariantUnusableError: The runtime fails.
     """
+    length = variant.prompt_length(len(prompt))
     with runtime_errors(variant.folder, "does not generate"):
-        generator = variant.generator(max_length=len(prompt) + max_new_tokens)
+        generator = variant.generator(max_length=min(length + max_new_tokens, variant.context_length))
         generator.append_tokens(np.asarray(prompt, dtype=np.int32))
         pieces = variant.token_stream()
         while not generator.is_done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from phiforge import errors
 from phiforge.machine import default_threads
 from phiforge.runtime.onnx_files import external_files
+from phiforge.runtime.qnn import ORT_ERRORS, QNN_OPTION, QNN_PROVIDER, library_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +29,8 @@ except ImportError as missing:
 
 CONFIG_FILE = "genai_config.json"
 TOKENIZER_FILE = "tokenizer.json"
+# What the runtimes raise: onnxruntime-genai the first two, onnxruntime itself classes of its own.
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (RuntimeError, OSError, *ORT_ERRORS)
 # Threads that are not set: onnxruntime-genai 0.18 then takes half the logical CPUs, or what genai_config.json says.
 RUNTIME_THREADS = 0
 
@@ -52,9 +56,12 @@ class Variant:
         self.threads = threads
         self.vocab_size = int(facts["vocab_size"])
         self.context_length = int(facts["context_length"])
+        self.window = window_of(config)
         self.stop_ids = stop_ids_of(config)
         set_here = {"intra_op_num_threads": threads} if threads != RUNTIME_THREADS else {}
         overlay = {"model": {"decoder": {"session_options": {**set_here, **session_options}}}}
+        if self.provider == QNN_OPTION:
+            _register_qnn()
         with runtime_errors(folder, "does not load"):
             options = og.Config(str(folder))
             options.overlay(json.dumps(overlay))
@@ -79,6 +86,23 @@ class Variant:
         """Return the prompt text of a conversation, ready for the assistant's turn."""
         with runtime_errors(self.folder, "does not apply its chat template"):
             return str(self._tokenizer.apply_chat_template(json.dumps(list(messages), ensure_ascii=False)))
+
+    def prompt_length(self, tokens: int) -> int:
+        """Return what a prompt takes of a sequence's length: its tokens, padded to whole windows.
+
+        Raises:
+            ContextTooLongError: Nothing could be generated after it.
+        """
+        window = self.window or 1
+        taken = -(-tokens // window) * window
+        if taken >= self.context_length:
+            padded = f", {taken:,} when it is padded to windows of {window}," if taken > tokens else ""
+            raise errors.ContextTooLongError(
+                f"A prompt of {tokens:,} tokens{padded} leaves no room for an answer.",
+                why=f"The variant {self.folder} holds {self.context_length:,} tokens, prompt and answer together.",
+                fix="Shorten the prompt, or build a variant with more context.",
+            )
+        return taken
 
     def generator(self, *, max_length: int, min_length: int = 0, batch_size: int = 1) -> Any:
         """Return a fresh greedy `og.Generator`.
@@ -176,10 +200,18 @@ def onnx_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def provider_of(config: Mapping[str, Any]) -> str:
-    """Return the provider a genai_config promises, lower case; no provider option means the CPU."""
-    options = config["model"]["decoder"].get("session_options", {}).get("provider_options", [])
-    names = [name for option in options for name in option]
+    """Return the provider a genai_config promises, lower case, any of its stages; no provider option means the CPU."""
+    decoder = config["model"]["decoder"]
+    parts = [decoder, *(stage for entry in decoder.get("pipeline", []) for stage in entry.values())]
+    listed = [part.get("session_options", {}).get("provider_options", []) for part in parts]
+    names = [name for options in listed for option in options for name in option]
     return str(names[0]).lower() if names else "cpu"
+
+
+def window_of(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens of a prefill graph; None unless a genai_config is of a decoder in stages."""
+    decoder = config["model"]["decoder"]
+    return int(decoder["sliding_window"]["window_size"]) if decoder.get("pipeline") else None
 
 
 def stop_ids_of(config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -190,11 +222,21 @@ def stop_ids_of(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 @contextmanager
 def runtime_errors(folder: Path, what: str) -> Iterator[None]:
-    """Turn the runtime's own errors, which are RuntimeError and OSError, into VariantUnusableError."""
+    """Turn the runtimes' own errors into VariantUnusableError."""
     try:
         yield
-    except (RuntimeError, OSError) as error:
+    except RUNTIME_ERRORS as error:
         raise _unusable(folder, what, str(error).strip() or type(error).__name__) from error
+
+
+@cache
+def _register_qnn() -> None:
+    """Register the QNN plugin with onnxruntime-genai, once in a process.
+
+    Raises:
+        DependencyMissingError: It is not installed.
+    """
+    og.register_execution_provider_library(QNN_PROVIDER, library_path())
 
 
 def _unusable(folder: Path, what: str, why: str) -> errors.VariantUnusableError:

@@ -199,13 +199,15 @@ def _other_plans(project: Path, targets: Sequence[str], facts: CheckpointFacts, 
 def _run(
     plan: Plan, facts: CheckpointFacts, profiles: list[Profile], store: Store, stages: Stages, options: BuildOptions
 ) -> BuildResult:
-    inputs = []
+    inputs: list[PackageInput] = []
     for variant in plan.variants:
         folder = make_variant(plan, variant, facts.folder, store, stages, options.calibration)
         (subject,) = find_subjects(folder)
-        evidence = _validated(subject, plan.fingerprint, facts.folder, store, stages, options)
+        others = [item.subject for item in inputs if item.record.npu is None]
+        evidence = _validated(subject, others, plan.fingerprint, facts.folder, store, stages, options)
         own = tuple(profile for profile in profiles if profile.name in variant.profiles)
-        for profile in own:
+        # An NPU's time is measured by `phiforge bench` on the device; no other machine says anything of it.
+        for profile in own if variant.npu is None else ():
             evidence |= _benched(subject, profile, store, stages)
         inputs.append(
             PackageInput(
@@ -221,10 +223,18 @@ def _run(
 
 
 def _validated(
-    subject: Subject, fingerprint: str, checkpoint: Path, store: Store, stages: Stages, options: BuildOptions
+    subject: Subject,
+    others: Sequence[Subject],
+    fingerprint: str,
+    checkpoint: Path,
+    store: Store,
+    stages: Stages,
+    options: BuildOptions,
 ) -> dict[str, str]:
+    """Validate a variant; one for an NPU is held against those for the CPU, which the plan makes first."""
     stage = f"validate {subject.name}"
-    key = validation_key(subject, fingerprint, options.texts, options.tasks, checkpoint, options.threads)
+    compared = others if subject.build is not None else ()
+    key = validation_key(subject, fingerprint, options.texts, options.tasks, checkpoint, options.threads, compared)
     known = stored_validation(store, key)
     if known is not None:
         stages.reused(stage)
@@ -238,6 +248,7 @@ def _validated(
             cache=store.root / "reference",
             threads=options.threads,
             watcher=stages.watcher,
+            others=compared,
         )
         for name, text in found.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")

@@ -10,8 +10,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from phiforge.graph.inspect import check_graph, inspect_graph
-from phiforge.hashing import content_key, hash_files, hash_listing
 from phiforge.graph.npu.check import check_stages
+from phiforge.hashing import content_key, hash_files, hash_listing
 from phiforge.olive.driver import PACKAGE_FILE, REQUIRED_FILES, WORKFLOW_FILE, OliveRun, run_olive
 from phiforge.variant import (
     CALIBRATION_FILE,

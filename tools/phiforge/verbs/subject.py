@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 from phiforge import errors
 from phiforge.hashing import hash_files, hash_listing
+from phiforge.machine import describe_machine
 from phiforge.packaging.layout import BUILD_FOLDER, MANIFEST, variant_folders
-from phiforge.variant import CALIBRATION_FILE, MODEL_FOLDER, RECORD_FILE, load_record
+from phiforge.variant import CALIBRATION_FILE, MODEL_FOLDER, QDQ_FOLDER, RECORD_FILE, load_record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from phiforge.variant import VariantRecord
 
+ARM = ("arm64", "aarch64")
 GENAI_CONFIG = "genai_config.json"
 
 
@@ -22,7 +24,8 @@ GENAI_CONFIG = "genai_config.json"
 class Subject:
     """One variant: its name, the folder the runtime loads, the hash of its files, its record if phiforge built it.
 
-    `calibration` has the texts it was calibrated on, where they are still beside it.
+    `calibration` has the texts it was calibrated on, where they are still beside it; `build` is the stage folder of a
+    variant for an NPU, with all that was made on the way.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Subject:
     sha256: str
     record: VariantRecord | None
     calibration: Path | None = None
+    build: Path | None = None
 
     @property
     def bytes(self) -> int:
@@ -70,5 +74,33 @@ def _recorded(folder: Path, record_folder: Path, name: str) -> Subject:
         )
     texts = record_folder / CALIBRATION_FILE
     return Subject(
-        name=name, folder=folder, sha256=digest, record=record, calibration=texts if texts.is_file() else None
+        name=name,
+        folder=folder,
+        sha256=digest,
+        record=record,
+        calibration=texts if texts.is_file() else None,
+        build=record_folder if (record_folder / QDQ_FOLDER).is_dir() else None,
     )
+
+
+def check_loads_here(subject: Subject) -> None:
+    """Refuse what would take the process down: an NPU's binaries whose graphs share weights, on an x86 host.
+
+    Raises:
+        VariantUnusableError: The variant loads on its device only.
+        SdkTooOldError: It was compiled with a newer SDK than the installed one.
+        DependencyMissingError: The SDK is not installed.
+    """
+    npu = subject.record.npu if subject.record else None
+    if npu is None:
+        return
+    # Imported here: the light commands do without the runtime.
+    from phiforge.runtime.qnn import check_sdk
+
+    check_sdk(npu.sdk_version, subject.folder)
+    if describe_machine().process_architecture not in ARM:
+        raise errors.VariantUnusableError(
+            f"The variant {subject.name} loads on its device only.",
+            why=f"Its binaries are for the chip with soc_model {npu.soc_model}, and share weights between graphs.",
+            fix="Run this on the device; on the build machine give the variant's folder in the store, not the package.",
+        )

@@ -47,11 +47,12 @@ def check_stages(folder: Path, weights: Sequence[WeightPlan], plan: NpuPlan, *, 
             )
     others = [_load(path) for path in sorted(folder.glob("*.onnx")) if not re.match(r"(prefill|decode)_", path.name)]
     ends = sum(weight.weights for weight in weights if not _in_layer(weight)) * (2 if tied else 1)
-    held = sum(map(_end_weights, others))
-    if held != ends:
-        raise _mismatch(
-            "Embedding and head do not hold the weights that the plan says.", f"planned {ends:,}; found {held:,}"
-        )
+    for first in (prefill[0], decode[0]):
+        held = sum(map(_end_weights, others)) + _table_weights(first)
+        if held != ends:
+            raise _mismatch(
+                "Embedding and head do not hold the weights that the plan says.", f"planned {ends:,}; found {held:,}"
+            )
     return dict(sorted(Counter(node.op_type for graph in (*prefill, *others) for node in graph).items()))
 
 
@@ -99,6 +100,12 @@ def _end_weights(graph: ir.Graph) -> int:
             rows, width = codes.shape.numpy()
             total += rows * width * 8 // node.attributes["bits"].as_int()
     return total
+
+
+def _table_weights(graph: ir.Graph) -> int:
+    """The weights of an embedding on the NPU: the values of the table that the first part looks tokens up in."""
+    tables = [node.inputs[0] for node in graph if node.op_type == "Gather"]
+    return sum(table.shape.numpy()[0] * table.shape.numpy()[1] for table in tables if table and table.shape)
 
 
 def _told(counts: Counter[Stored]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from phiforge.activations import CODES
 from phiforge.graph.bind import CONTRIB
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ OPSET, IR_VERSION = 21, 10
 CODE = ir.DataType.UINT16
 
 # A size, or the name of one that is not fixed.
-Dims = Sequence[int | str]
+Dims = Sequence[int | str | ir.SymbolicDim]
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Emitter:
         """A constant of any kind, also one that is read when it is written out."""
         if name not in self.constants:
             self.constants[name] = ir.Value(
-                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
             )
         return self.constants[name]
 
@@ -142,6 +143,13 @@ class Quantizers:
         if quantizer is None:
             return value
         return emitter.float_of(emitter.codes_of(value, quantizer, name), quantizer, name)
+
+
+def activation_codes(values: NDArray[np.float32], quantizer: tuple[float, int]) -> NDArray[np.uint16]:
+    """The 16-bit codes of values, as QuantizeLinear makes them."""
+    scale, zero = quantizer
+    codes: NDArray[np.uint16] = np.clip(np.rint(values / np.float32(scale)) + zero, 0, CODES).astype(np.uint16)
+    return codes
 
 
 def save_model(model: ir.Model, path: Path, data: str) -> None:

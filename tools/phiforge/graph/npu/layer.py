@@ -2,7 +2,7 @@
 
 Between two operators a value is stored as 16-bit codes (QuantizeLinear, DequantizeLinear), from which the compiler
 makes integer kernels. GroupQueryAttention works on floats: on the CPU with a cache in float16 or in int8, on the NPU in
-float16.
+float16, to which a cache in int8 is widened for it.
 
 QNN's own GroupQueryAttention (2.51) rotates wrongly where only a part of each head is rotated (docs/log.md). With the
 elements of every query and key head in another order, and ones and zeros for the angles of those that are not rotated,
@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from phiforge.activations import layer_site
+from phiforge.activations import Range, layer_site
+from phiforge.graph.npu.emit import activation_codes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from phiforge.graph.npu.emit import Emitter, Quantizers
+    from phiforge.graph.npu.emit import Dims, Emitter, Quantizers
     from phiforge.graph.npu.weights import NpuWeights
 
     Floats = NDArray[np.float32]
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 INT8_MAX = 127
+CACHE_CODE = ir.DataType.INT8
+KEY_VALUE = ("key", "value")
 PAST_LENGTH, TOTAL_LENGTH = "past_seq_len", "total_seq_len"
 CACHE_LENGTH = "cache_length"
 
@@ -140,37 +143,64 @@ class LayerWriter:
     def _attend(self, index: int, qkv: ir.Value) -> ir.Value:
         """Attention with its cache, which is an input and an output of the graph."""
         shape, emitter, name = self.shape, self.emitter, layer_site(index, "attention")
-        half = shape.kv_cache_bits == 16
-        dtype, cache = (HALF, HALF) if half else (FLOAT, ir.DataType.INT8)
+        half = shape.kv_cache_bits == 16 or shape.on_npu
+        dtype = HALF if half else FLOAT
         if half:
             qkv = emitter.node("Cast", [qkv], f"{name}/qkv/Cast", HALF, self._dims(shape.qkv_size), to=int(HALF))
         dims = (1, shape.kv_head_count, shape.context if shape.on_npu else CACHE_LENGTH, shape.head_size)
-        past = [emitter.input(f"past_key_values.{index}.{part}", cache, dims) for part in ("key", "value")]
         told: dict[str, int | float | str] = {
             "num_heads": shape.head_count,
             "kv_num_heads": shape.kv_head_count,
             "scale": shape.head_size**-0.5,
             "do_rotary": 1,
         }
+        past = [self._past(index, part, dims) for part in KEY_VALUE]
         inputs: list[ir.Value | None] = [qkv, None, None, *past, *self.lengths, *self._rotary(half)]
         if not half:
             told |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR"}
-            inputs += [None, None, None, *(self._cache_scale(index, part) for part in ("key", "value"))]
+            inputs += [None, None, None, *(self._cache_scale(index, part) for part in KEY_VALUE)]
+        kept = HALF if half else CACHE_CODE
         found, *present = emitter.contrib(
             "GroupQueryAttention",
             inputs,
             name if not half else f"{name}/GroupQueryAttention",
             [
                 (name if not half else f"{name}/half", dtype, self._dims(shape.attention_size)),
-                *((f"present.{index}.{part}", cache, dims) for part in ("key", "value")),
+                *((f"{name}/{part}", kept, dims) for part in KEY_VALUE),
             ],
             told,
         )
-        for part, value in zip(("key", "value"), present, strict=True):
-            emitter.output(value, f"present.{index}.{part}")
+        for part, value in zip(KEY_VALUE, present, strict=True):
+            emitter.output(self._present(index, part, value), f"present.{index}.{part}")
         if not half:
             return found
         return emitter.node("Cast", [found], name, FLOAT, self._dims(shape.attention_size), to=int(FLOAT))
+
+    def _past(self, index: int, part: str, dims: Dims) -> ir.Value:
+        """The cache as attention reads it."""
+        name = f"past_key_values.{index}.{part}"
+        value = self.emitter.input(name, HALF if self.shape.kv_cache_bits == 16 else CACHE_CODE, dims)
+        if not self._is_widened:
+            return value
+        quantizer = self._cache_quantizer(index, part)
+        return self.emitter.node("DequantizeLinear", [value, *quantizer], f"{name}/half", HALF, dims)
+
+    def _present(self, index: int, part: str, value: ir.Value) -> ir.Value:
+        """The cache as it is kept."""
+        if not self._is_widened:
+            return value
+        assert value.shape is not None
+        name = f"present.{index}.{part}/codes"
+        quantizer = self._cache_quantizer(index, part)
+        return self.emitter.node("QuantizeLinear", [value, *quantizer], name, CACHE_CODE, value.shape.dims)
+
+    @property
+    def _is_widened(self) -> bool:
+        """Whether a cache of 8 bits is made float16 for attention and codes again after it.
+
+        QNN's GroupQueryAttention takes no integers. Codes that go there and back stay what they are.
+        """
+        return self.shape.on_npu and self.shape.kv_cache_bits == 8
 
     def _rotary(self, half: bool) -> list[ir.Value]:
         tables = rotary_tables(self.shape)
@@ -181,17 +211,25 @@ class LayerWriter:
         ]
 
     def _cache_scale(self, index: int, part: str) -> ir.Value:
-        scale = self.quantizers.ranges[layer_site(index, part)].magnitude * self.quantizers.headroom / INT8_MAX
-        return self.emitter.constant(f"layers.{index}.{part}_cache/scale", np.array([scale], dtype=np.float32))
+        scale = np.array([self._cache_step(index, part)], dtype=np.float32)
+        return self.emitter.constant(f"layers.{index}.{part}_cache/scale", scale)
+
+    def _cache_quantizer(self, index: int, part: str) -> tuple[ir.Value, ir.Value]:
+        scale, zero = np.float16(self._cache_step(index, part)), np.int8(0)
+        return (
+            self.emitter.constant(f"layers.{index}.{part}_cache/scale", scale),  # type: ignore[arg-type]
+            self.emitter.constant(f"layers.{index}.{part}_cache/zero_point", zero),  # type: ignore[arg-type]
+        )
+
+    def _cache_step(self, index: int, part: str) -> float:
+        return self.quantizers.ranges[layer_site(index, part)].magnitude * self.quantizers.headroom / INT8_MAX
 
 
 def write_norm(emitter: Emitter, hidden: ir.Value, weight: Floats, epsilon: float, name: str) -> ir.Value:
     """Write a root-mean-square norm; its weight is stored in 16 bits like an activation, exact where it is all ones."""
     assert hidden.shape is not None
-    low, high = min(float(weight.min()), 0.0), max(float(weight.max()), 0.0)
-    scale = (high - low) / 65535
-    quantizer = (scale, round(-low / scale))
-    codes = np.clip(np.rint(weight / scale) + quantizer[1], 0, 65535).astype(np.uint16)
+    quantizer = Range(float(weight.min()), float(weight.max())).quantizer()
+    codes = activation_codes(weight, quantizer)
     held = emitter.float_of(emitter.constant(f"{name}/weight", codes), quantizer, f"{name}/weight")
     return emitter.node(
         "SimplifiedLayerNormalization", [hidden, held], name, FLOAT, hidden.shape.dims, epsilon=epsilon, axis=-1

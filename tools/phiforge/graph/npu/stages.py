@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 IDS = "input_ids"
 BATCH = "batch"
+TABLE = "embedding.table"
 EMBEDDING_MODULE, HEAD_MODULE, FINAL_NORM_TENSOR = "model.embed_tokens", "lm_head", "model.norm.weight"
 
 
@@ -33,6 +34,7 @@ class StageWriter:
     Attributes:
         tied: Whether the head's weight is the embedding table.
         pad_id: The token that fills a prompt up to the window.
+        embedding_on_npu: Whether the first part looks the tokens up itself, and there is no stage for it.
     """
 
     shape: DecoderShape
@@ -40,6 +42,12 @@ class StageWriter:
     quantizers: Quantizers
     tied: bool
     pad_id: int
+    embedding_on_npu: bool = False
+
+    @property
+    def id_type(self) -> ir.DataType:
+        """How every stage takes token ids: the runtime gives all of them one type, and the NPU works on int32."""
+        return ir.DataType.INT32 if self.embedding_on_npu else ir.DataType.INT64
 
     @property
     def head_module(self) -> str:
@@ -54,7 +62,7 @@ class StageWriter:
     def embedding(self) -> ir.Model:
         """The embedding on the CPU, of any length: token ids to codes."""
         emitter = Emitter()
-        ids = emitter.input(IDS, ir.DataType.INT64, (1, "tokens"))
+        ids = emitter.input(IDS, self.id_type, (1, "tokens"))
         spec = self.weights.specs[EMBEDDING_MODULE]
         codes, *others = self.weights.blocks(emitter, EMBEDDING_MODULE, matmul=False)
         (found,) = emitter.contrib(
@@ -70,7 +78,10 @@ class StageWriter:
     def part(self, layers: tuple[int, int], tokens: int) -> ir.Model:
         """Some layers for `tokens` tokens at a time."""
         emitter, (start, stop) = Emitter(), layers
-        hidden = self._take(emitter, EMBEDDING if start == 0 else layer_site(start - 1, "residual"), tokens)
+        if start == 0:
+            hidden = self._first(emitter, tokens)
+        else:
+            hidden = self._take(emitter, layer_site(start - 1, "residual"), tokens)
         lengths = (
             emitter.input(PAST_LENGTH, ir.DataType.INT32, (1, 1)),
             emitter.input(TOTAL_LENGTH, ir.DataType.INT32, (1,)),
@@ -92,7 +103,7 @@ class StageWriter:
         """The last norm and the head on the CPU, for the last token before the padding."""
         emitter = Emitter()
         hidden = self._take(emitter, self.last_hidden, "tokens", BATCH)
-        ids = emitter.input(IDS, ir.DataType.INT64, (BATCH, "tokens"))
+        ids = emitter.input(IDS, self.id_type, (BATCH, "tokens"))
         last = _last_token(emitter, hidden, ids, self.pad_id, self.shape.hidden_size)
         weight = emitter.constant("final_norm/weight", self.weights.floats(FINAL_NORM_TENSOR))
         width = self.shape.hidden_size
@@ -116,7 +127,7 @@ class StageWriter:
         """The choice of the last token before the padding, on the CPU, for a head on the NPU."""
         emitter = Emitter()
         codes = emitter.input(self.last_hidden, CODE, (1, "tokens", self.shape.hidden_size))
-        ids = emitter.input(IDS, ir.DataType.INT64, (1, "tokens"))
+        ids = emitter.input(IDS, self.id_type, (1, "tokens"))
         emitter.output(_last_token(emitter, codes, ids, self.pad_id, self.shape.hidden_size), "last_hidden")
         return emitter.model("selection")
 
@@ -134,6 +145,18 @@ class StageWriter:
         found = emitter.node("MatMul", [normed, weight], "lm_head", FLOAT, (1, 1, self.shape.vocab_size))
         emitter.output(self.quantizers.store(emitter, found, LOGITS), LOGITS)
         return emitter.model("head")
+
+    def _first(self, emitter: Emitter, tokens: int) -> ir.Value:
+        """What the first layer takes: from the stage before, or looked up in a table of codes."""
+        if not self.embedding_on_npu:
+            return self._take(emitter, EMBEDDING, tokens)
+        ids = emitter.input(IDS, self.id_type, (1, tokens))
+        quantizer = self.quantizers.of(EMBEDDING)
+        table = self.weights.table(emitter, EMBEDDING_MODULE, quantizer, TABLE)
+        # QNN looks up codes where it is shown floats before and after.
+        held = table if quantizer is None else emitter.float_of(table, quantizer, TABLE)
+        found = emitter.node("Gather", [held, ids], EMBEDDING, FLOAT, (1, tokens, self.shape.hidden_size), axis=0)
+        return self.quantizers.store(emitter, found, EMBEDDING)
 
     def _take(self, emitter: Emitter, name: str, tokens: int | str, batch: int | str = 1) -> ir.Value:
         """Take an activation from the stage before."""
@@ -158,7 +181,8 @@ def _last_token(emitter: Emitter, values: ir.Value, ids: ir.Value, pad_id: int, 
     A decode step has one token, which is taken whatever it is.
     """
     int64, int32 = ir.DataType.INT64, ir.DataType.INT32
-    pad = emitter.constant("last/pad", np.int64(pad_id))  # type: ignore[arg-type]
+    assert ids.dtype is not None
+    pad = emitter.constant("last/pad", np.array(pad_id, dtype=ids.dtype.numpy()))
     dims = (BATCH, "tokens")
     padding = emitter.node("Equal", [ids, pad], "last/Equal", ir.DataType.BOOL, dims)
     real = emitter.node("Not", [padding], "last/Not", ir.DataType.BOOL, dims)

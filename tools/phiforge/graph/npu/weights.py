@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from phiforge.checkpoint.layout import Slot, read_layout
+from phiforge.graph.npu.emit import activation_codes
 from phiforge.quantize.packing import unpack
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     Index = NDArray[np.int64]
 
+# Rows of a weight that are turned at once.
+TURNED_ROWS = 4096
 _DTYPES = {4: (ml_dtypes.int4, ir.DataType.INT4), 8: (np.int8, ir.DataType.INT8)}
 _ITEMS = {"U8": np.uint8, "F32": np.float32}
 
@@ -77,7 +80,7 @@ class NpuWeights:
             return emitter.tensor(f"{name}.weight", self._lazy_floats(module, rows, shape))
         numpy_type, dtype = _DTYPES[self.specs[module].bits]
         codes = ir.LazyTensor(
-            lambda: ir.tensor(np.ascontiguousarray(self.codes(module, rows).T).astype(numpy_type)),
+            lambda: ir.tensor(self._turned_codes(module, rows, numpy_type)),
             dtype=dtype, shape=ir.Shape(shape), name=f"{name}.codes",
         )  # fmt: skip
         scales = self.scales(module, rows)
@@ -96,6 +99,17 @@ class NpuWeights:
             **blocks,
         )
 
+    def table(self, emitter: Emitter, module: str, quantizer: tuple[float, int] | None, name: str) -> ir.Value:
+        """Put a whole weight [rows, K] into a graph as 16-bit codes of an activation, or as float32 for None."""
+        rows = np.arange(self.slots[f"{module}.qweight"].shape[0])
+        self._use(module, rows)
+        dtype = ir.DataType.FLOAT if quantizer is None else ir.DataType.UINT16
+        values = ir.LazyTensor(
+            lambda: ir.tensor(self._stored_rows(module, rows, quantizer)),
+            dtype=dtype, shape=ir.Shape((len(rows), self._columns(module))), name=name,
+        )  # fmt: skip
+        return emitter.tensor(name, values)
+
     def blocks(self, emitter: Emitter, module: str, *, matmul: bool) -> list[ir.Value]:
         """Put a whole module into a graph as MatMulNBits or GatherBlockQuantized take it: codes and scales."""
         self._use(module, np.arange(self.slots[f"{module}.qweight"].shape[0]))
@@ -111,11 +125,13 @@ class NpuWeights:
     def codes(self, module: str, rows: Index) -> NDArray[np.int8]:
         """Signed codes of rows: int8 [rows, K]."""
         spec = self.specs[module]
-        packed = np.ascontiguousarray(self._map(f"{module}.qweight")[rows])
-        return (unpack(packed, spec.bits, self._columns(module)).astype(np.int16) - spec.middle_code).astype(np.int8)
+        packed = np.asarray(self._map(f"{module}.qweight")[rows], dtype=np.uint8)
+        codes = unpack(packed, spec.bits, self._columns(module))
+        codes -= np.uint8(spec.middle_code)  # a code below the middle wraps to what int8 calls negative
+        return codes.view(np.int8)
 
     def scales(self, module: str, rows: Index) -> NDArray[np.float32]:
-        """Scales of rows as DequantizeLinear takes them: [rows] where all blocks of a row share one, or [blocks, rows]."""
+        """Scales of rows as DequantizeLinear takes them: [rows] where a row's blocks share one, or [blocks, rows]."""
         scales = np.array(self._map(f"{module}.scales")[rows], dtype=np.float32)
         one = bool((scales == scales[:, :1]).all())
         return np.ascontiguousarray(scales[:, 0] if one else scales.T)
@@ -128,6 +144,31 @@ class NpuWeights:
             if len(self.used.get(name, ())) != slot.shape[0]:
                 found.append(tensor)
         return found
+
+    def _turned_codes(self, module: str, rows: Index, kind: type[np.generic]) -> NDArray[np.generic]:
+        """Signed codes [K, rows], turned some rows at a time: a head has as many bytes as it has weights."""
+        found = np.empty((self._columns(module), len(rows)), dtype=kind)
+        for start in range(0, len(rows), TURNED_ROWS):
+            part = slice(start, start + TURNED_ROWS)
+            found[:, part] = self.codes(module, rows[part]).T
+        return found
+
+    def _stored_rows(self, module: str, rows: Index, quantizer: tuple[float, int] | None) -> NDArray[np.generic]:
+        """What rows stand for, as codes of an activation or as float32, some rows at a time."""
+        found = np.empty((len(rows), self._columns(module)), dtype=np.float32 if quantizer is None else np.uint16)
+        for start in range(0, len(rows), TURNED_ROWS):
+            part = slice(start, start + TURNED_ROWS)
+            values = self._dequantized(module, rows[part])
+            found[part] = values if quantizer is None else activation_codes(values, quantizer)
+        return found
+
+    def _dequantized(self, module: str, rows: Index) -> NDArray[np.float32]:
+        if module in self.off:
+            assert self.originals is not None, "weights switched off need the originals"
+            return self.originals.read_rows(f"{module}.weight", int(rows[0]), int(rows[-1]) + 1)
+        scales = np.array(self._map(f"{module}.scales")[rows], dtype=np.float32)
+        codes = self.codes(module, rows).astype(np.float32)
+        return (codes.reshape(*scales.shape, -1) * scales[..., None]).reshape(codes.shape)
 
     def _lazy_floats(self, module: str, rows: Index, shape: tuple[int, int]) -> ir.LazyTensor:
         originals = self.originals

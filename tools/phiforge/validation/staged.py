@@ -1,0 +1,372 @@
+"""Validate a variant for an NPU on a machine without one: the same graphs on the CPU, and the vendor's emulator.
+
+The CPU runs the QDQ graphs over all texts (`surrogate`); the emulator runs what was compiled, but without shared
+weights, over a few hundred positions (`emulated`), and both must say the same. The runtime that ships then answers on
+the emulator. Time is not measured: an emulator's says nothing of the device's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phiforge.activations import SwitchedOff, expected_names
+from phiforge.checkpoint.config import load_config
+from phiforge.checkpoint.inspect import fingerprint
+from phiforge.evidence import Agreement, Breakdown, DriftStep, Kind, Probes
+from phiforge.machine import default_threads
+from phiforge.validation.drift import Reference, ReferenceText, log_softmax, score, score_text
+from phiforge.validation.end_to_end import probe_end_to_end
+from phiforge.validation.held_out import Stamp, ask, load_held_out
+from phiforge.validation.probes import probe_placement
+from phiforge.validation.records import drift_record, tasks_record
+from phiforge.validation.reference import Source
+from phiforge.validation.run import token_probes
+from phiforge.validation.statistics import BLOCK_TOKENS, block_ids, clustered_mean
+from phiforge.variant import CALIBRATED_FOLDER, QDQ_FOLDER, TWIN_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from phiforge.evidence import AnyEvidence, Drift, Probe, Tasks
+    from phiforge.pipeline import StagesOptions
+    from phiforge.runtime.stages import StagedDecoder
+    from phiforge.runtime.variant import Variant
+    from phiforge.validation.drift import DriftNumbers
+    from phiforge.validation.held_out import HeldOut, Said
+
+    Progress = Callable[[str, int, int], None]
+    Floats = NDArray[np.float32]
+
+SURROGATE_NOTE = "the graphs before compilation on the CPU provider, in windows as the device takes them"
+EMULATED_NOTE = "the graphs compiled without shared weights on QNN's emulator for x86: right numbers, no timing"
+# Positions of each measurement that does not go over all texts.
+EMULATED_POSITIONS = 320
+DECODED_TEXTS, DECODE_AFTER, DECODED_POSITIONS = 2, 16, 48
+WEIGHTS_POSITIONS = 2048
+COMPARED_POSITIONS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedSubject:
+    """A built variant for an NPU.
+
+    Attributes:
+        build: Its stage folder, with the twin, the graphs before compilation and the calibrated checkpoint.
+        options: What the graphs were made with.
+        sha256: The hash of what ships.
+        others: Variants of the same checkpoint to compare it with: name to folder and hash.
+    """
+
+    build: Path
+    options: StagesOptions
+    sha256: str
+    others: Mapping[str, tuple[Path, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What all parts of one validation share; `stamp` is of what runs on the CPU."""
+
+    subject: StagedSubject
+    data: HeldOut
+    said: Said
+    stamp: Stamp
+    switch: int | None
+    cache: Path
+    threads: int
+    progress: Progress
+
+    @property
+    def emulated(self) -> Stamp:
+        """The stamp of what runs on the emulator."""
+        return replace(self.stamp, provider="qnn", notes=(EMULATED_NOTE,))
+
+
+def validate_staged(
+    subject: StagedSubject,
+    checkpoint: Path,
+    *,
+    texts: Path,
+    tasks: Path | None,
+    cache: Path,
+    threads: int | None,
+    progress: Progress,
+) -> list[AnyEvidence]:
+    """Return the evidence of a variant for an NPU; arguments and errors as `run.validate_variant`.
+
+    Raises:
+        DependencyMissingError: QNN's emulator is not installed.
+        FallbackError: Nodes run elsewhere than promised.
+    """
+    from phiforge.runtime.placement import check_placement
+    from phiforge.runtime.stages import open_stages
+    from phiforge.runtime.variant import open_variant
+
+    data, config = load_held_out(texts, tasks), load_config(checkpoint)
+    source = Source(checkpoint, fingerprint(checkpoint), cache, threads or default_threads())
+    twin = subject.build / TWIN_FOLDER
+    placement = probe_placement(lambda: check_placement(twin, "qnn").total)
+    assert subject.options.context_tokens is not None
+    said = ask(source, config, data, subject.options.context_tokens, progress)
+    source.close()  # the model's memory, before the variants take their own
+    stamp = Stamp("cpu", source.threads, subject.sha256, source.fingerprint, (SURROGATE_NOTE,))
+    run = _Run(
+        subject=subject, data=data, said=said, stamp=stamp, switch=config.original_max_positions, cache=cache,
+        threads=source.threads, progress=progress,
+    )  # fmt: skip
+    runtime = open_variant(twin, threads=threads)
+    cpu = open_stages(subject.build / QDQ_FOLDER, threads=threads)
+    surrogate = _drift(run, cpu, said.texts, Kind.SURROGATE)
+    answers, stopping = _answers(run, cpu, runtime)
+    emulator = open_stages(twin, threads=threads)
+    emulated, agreements, steps = _emulate(run, cpu, emulator)
+    others = [_compare(run, cpu, *item) for item in subject.others.items()]
+    steps = (_weights_step(run), _step("weights and activations", surrogate), *steps)
+    checks = (*token_probes(runtime, config, data, said), *stopping, placement,
+              *probe_end_to_end(runtime, emulator, _line(said.texts), progress))  # fmt: skip
+    found = (surrogate, answers, emulated, _probes(run, checks), *agreements, *others, _breakdown(run, steps))
+    return [item for item in found if item is not None]
+
+
+def _drift(run: _Run, decoder: StagedDecoder, reference: Reference, kind: Kind) -> Drift:
+    from phiforge.runtime.stages import staged_logits
+
+    total, name = len(reference.texts), f"drift, {kind.value}"
+    return drift_record(
+        reference,
+        lambda ids: staged_logits(decoder, ids),
+        kind=kind,
+        stamp=run.stamp if kind is Kind.SURROGATE else run.emulated,
+        files=run.data.text_files,
+        switch=run.switch,
+        on_text=lambda done: run.progress(name, done, total),
+    )
+
+
+def _answers(run: _Run, decoder: StagedDecoder, runtime: Variant) -> tuple[Tasks | None, tuple[Probe, ...]]:
+    """Answer the questions on the CPU; return the scores, and the probe that the answers end."""
+    from phiforge.runtime.stages import staged_generate
+
+    if not run.data.questions:
+        return None, ()
+    made = []
+    for prompt, limit in zip(run.said.prompts, run.said.limits, strict=True):
+        made.append(staged_generate(decoder, prompt, limit))
+        run.progress("answers", len(made), len(run.said.prompts))
+    tasks, stopping = tasks_record(run.data, run.said, made, runtime.decode, kind=Kind.SURROGATE, stamp=run.stamp)
+    return tasks, (stopping,)
+
+
+def _emulate(
+    run: _Run, cpu: StagedDecoder, emulator: StagedDecoder
+) -> tuple[Drift, tuple[Agreement, ...], tuple[DriftStep, ...]]:
+    """Hold the emulator against the reference and against the CPU, in windows and token by token."""
+    from phiforge.runtime.stages import staged_logits
+
+    some = cut_reference(run.said.texts, EMULATED_POSITIONS)
+    prefill = _drift(run, emulator, some, Kind.EMULATED)
+    pairs = []
+    for done, text in enumerate(some.texts, start=1):
+        ids = text.tokens.tolist()
+        pairs.append((staged_logits(emulator, ids), staged_logits(cpu, ids)))
+        run.progress("emulator against CPU, prefill", done, len(some.texts))
+    length = DECODE_AFTER + DECODED_POSITIONS
+    long = [cut_text(text, length) for text in run.said.texts.texts if len(text.tokens) >= length][:DECODED_TEXTS]
+    rows = []
+    for done, text in enumerate(long, start=1):
+        ids = text.tokens.tolist()
+        rows.append((staged_logits(emulator, ids, DECODE_AFTER), staged_logits(cpu, ids, DECODE_AFTER)))
+        run.progress("emulator against CPU, decode", done, len(long))
+    decoded = [(ours[DECODE_AFTER:], theirs[DECODE_AFTER:]) for ours, theirs in rows]
+    agreements = [_agreement(run, "emulator-prefill", pairs)]
+    steps = [_step("emulator, prefill", prefill)]
+    if decoded:
+        agreements.append(_agreement(run, "emulator-decode", decoded))
+        steps.append(_decode_step(long, [ours for ours, _ in rows]))
+    return prefill, tuple(agreements), tuple(steps)
+
+
+def _agreement(run: _Run, comparison: str, pairs: Sequence[tuple[Floats, Floats]]) -> Agreement:
+    ours, theirs = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+    kl, agreed = distance(theirs, ours)
+    return Agreement(
+        kind=Kind.EMULATED,
+        conditions=run.emulated.conditions(run.data.text_files, len(pairs)),
+        variant_sha256=run.subject.sha256,
+        comparison="emulator-prefill" if comparison == "emulator-prefill" else "emulator-decode",
+        against="the same graphs on the CPU",
+        positions=len(ours),
+        relative_logit_error=float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)),
+        kl_mean_nats=kl,
+        top1_agreement_fraction=agreed,
+    )
+
+
+def _compare(run: _Run, cpu: StagedDecoder, name: str, other: tuple[Path, str]) -> Agreement:
+    """Hold the graphs on the CPU against another variant of the checkpoint, over the same texts."""
+    from phiforge.runtime.logits import logits
+    from phiforge.runtime.stages import staged_logits
+    from phiforge.runtime.variant import open_variant
+    from phiforge.validation.twin import scored_folder
+
+    some = cut_reference(run.said.texts, COMPARED_POSITIONS)
+    found, positions = [], 0
+    with scored_folder(other[0], run.cache) as folder:
+        opened = open_variant(folder, threads=run.threads)
+        for done, text in enumerate(some.texts, start=1):
+            ids = text.tokens.tolist()
+            found.append((len(ids), *distance(logits(opened, ids), staged_logits(cpu, ids))))
+            positions += len(ids)
+            run.progress(f"against {name}", done, len(some.texts))
+        del opened
+    return Agreement(
+        kind=Kind.SURROGATE,
+        conditions=run.stamp.conditions(run.data.text_files, len(some.texts)),
+        variant_sha256=run.subject.sha256,
+        comparison="other-variant",
+        against=name,
+        against_sha256=other[1],
+        positions=positions,
+        relative_logit_error=None,
+        kl_mean_nats=sum(count * kl for count, kl, _ in found) / positions,
+        top1_agreement_fraction=sum(count * agreed for count, _, agreed in found) / positions,
+    )
+
+
+def _weights_step(run: _Run) -> DriftStep:
+    """Drift of the same graphs with every activation left in float32."""
+    names = frozenset(expected_names(layer_count(run.subject.build)))
+    some = cut_reference(run.said.texts, WEIGHTS_POSITIONS)
+    numbers = score_changed(
+        run.subject, some, SwitchedOff(activations=names), switch=run.switch, cache=run.cache, threads=run.threads,
+        on_text=lambda done: run.progress("drift, weights only", done, len(some.texts)),
+    )  # fmt: skip
+    return DriftStep(
+        name="weights",
+        kind=Kind.SURROGATE,
+        positions=numbers.positions,
+        kl_nats=numbers.kl_nats,
+        top1_agreement_fraction=numbers.top1_agreement_fraction.mean,
+    )
+
+
+def score_changed(
+    subject: StagedSubject,
+    reference: Reference,
+    off: SwitchedOff,
+    *,
+    switch: int | None,
+    cache: Path,
+    threads: int,
+    on_text: Callable[[int], None] | None = None,
+) -> DriftNumbers:
+    """Score the graphs with a part of their quantization switched off, on the CPU; errors as `drift.score`."""
+    # Imported here: it takes torch and the runtime's builder.
+    from phiforge.olive.export_stages import export_stages
+    from phiforge.runtime.stages import open_stages, staged_logits
+
+    with tempfile.TemporaryDirectory(prefix=".changed-", suffix=".partial", dir=cache) as name:
+        folder = Path(name)
+        export_stages(subject.build / CALIBRATED_FOLDER, folder, subject.options, progress=_quietly, off=off)
+        return score(
+            reference, partial(staged_logits, open_stages(folder, threads=threads)), switch=switch, on_text=on_text
+        )
+
+
+def _decode_step(texts: Sequence[ReferenceText], rows: Sequence[Floats]) -> DriftStep:
+    """Drift of the positions that were decoded one by one."""
+    scored = [score_text(text, logits) for text, logits in zip(texts, rows, strict=True)]
+    kl = np.concatenate([item.kl_nats[DECODE_AFTER:-1] for item in scored])
+    agrees = np.concatenate([item.top1_agrees[DECODE_AFTER:-1] for item in scored])
+    blocks = block_ids([len(item.kl_nats[DECODE_AFTER:-1]) for item in scored], BLOCK_TOKENS)
+    return DriftStep(
+        name="emulator, decode",
+        kind=Kind.EMULATED,
+        positions=len(kl),
+        kl_nats=clustered_mean(kl, blocks),
+        top1_agreement_fraction=float(agrees.mean()),
+    )
+
+
+def _step(name: str, drift: Drift) -> DriftStep:
+    return DriftStep(
+        name=name,
+        kind=drift.kind,
+        positions=drift.positions,
+        kl_nats=drift.kl_nats,
+        top1_agreement_fraction=drift.top1_agreement_fraction.mean,
+    )
+
+
+def _breakdown(run: _Run, steps: Sequence[DriftStep]) -> Breakdown:
+    return Breakdown(
+        kind=Kind.SURROGATE,
+        conditions=run.stamp.conditions(run.data.text_files, len(run.said.texts.texts)),
+        variant_sha256=run.subject.sha256,
+        reference_sha256=run.stamp.reference_sha256,
+        steps=tuple(steps),
+    )
+
+
+def _probes(run: _Run, checks: tuple[Probe, ...]) -> Probes:
+    files = (*run.data.text_files, *run.data.task_files)
+    return Probes(
+        kind=Kind.EMULATED,
+        conditions=run.emulated.conditions(files, len(checks)),
+        variant_sha256=run.subject.sha256,
+        probes=checks,
+    )
+
+
+def distance(ours: Floats, theirs: Floats) -> tuple[float, float]:
+    """Return the mean KL(ours || theirs) in nats over rows of logits [n, vocab], and the share with the same top."""
+    kl, agreed = 0.0, 0
+    for left, right in zip(ours, theirs, strict=True):
+        log_p, log_q = log_softmax(left[None])[0], log_softmax(right[None])[0]
+        kl += max(float(np.exp(log_p) @ (log_p - log_q)), 0.0)
+        agreed += int(log_p.argmax() == log_q.argmax())
+    return kl / len(ours), agreed / len(ours)
+
+
+def cut_reference(reference: Reference, positions: int) -> Reference:
+    """Return the first texts, the last of them cut, that have so many positions together."""
+    chosen: list[ReferenceText] = []
+    for text in reference.texts:
+        room = positions - sum(len(item.tokens) for item in chosen)
+        if room < 2:
+            break
+        chosen.append(cut_text(text, room))
+    return Reference(top_k=reference.top_k, texts=tuple(chosen))
+
+
+def cut_text(text: ReferenceText, length: int) -> ReferenceText:
+    """Return the first tokens of a text with what the reference says of them."""
+    return ReferenceText(
+        tokens=text.tokens[:length],
+        top_ids=text.top_ids[:length],
+        top_log_probabilities=text.top_log_probabilities[:length],
+        tail_log_mass=text.tail_log_mass[:length],
+        true_log_probability=text.true_log_probability[: length - 1],
+    )
+
+
+def _line(reference: Reference) -> list[int]:
+    """All texts' tokens, one after the other."""
+    return [int(token) for text in reference.texts for token in text.tokens]
+
+
+def layer_count(build: Path) -> int:
+    """The layers of a built variant's checkpoint."""
+    return load_config(build / CALIBRATED_FOLDER, quantized=True).layer_count
+
+
+def _quietly(done: int, total: int) -> None:
+    """Nothing is told of a part's graphs."""
