@@ -1,4 +1,5 @@
 # make demo   build, validate, judge and package the embedded model
+# make npu    the same for an NPU: compiled by QNN, validated on its emulator
 # make test   set up and run every check but the long ones (under 15 minutes on two cores)
 # make bench-quality  the table of docs/quantization.md, from real builds (half an hour on two cores)
 # make bench-scale    memory and time at the shapes of real models (50 GB of disk, 22 GiB of memory, two hours)
@@ -13,10 +14,13 @@ BIN := $(VENV)/bin
 NANO := tools/phiforge/checkpoint/nano/phi-4-nano
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-all lint unit tiny bench bench-quality bench-scale bench-npu bench-speed nano clean
+.PHONY: demo npu test test-all lint unit tiny bench bench-quality bench-scale bench-npu bench-speed nano clean
 
 demo: $(VENV)/.user
 	$(BIN)/phiforge build $(NANO) --target cpu-x64
+
+npu: $(VENV)/.npu
+	$(BIN)/phiforge build $(NANO) --target qnn-x-elite
 
 test: lint unit tiny
 
@@ -59,6 +63,10 @@ $(VENV)/.made:
 
 $(VENV)/.user: $(VENV)/.made pyproject.toml constraints.txt
 	$(PIP_INSTALL) -e '.[build,cpu]'
+	touch $@
+
+$(VENV)/.npu: $(VENV)/.user
+	$(PIP_INSTALL) -e '.[build,cpu,qnn]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.user

@@ -8,6 +8,11 @@ import subprocess
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is slow, not wrong.
+settings.register_profile("phiforge", deadline=None)
+settings.load_profile("phiforge")
 
 FORBIDDEN_IMPORTS = ("olive", "onnxruntime", "onnxruntime_genai", "torch", "transformers")
 

@@ -64,6 +64,7 @@ def test_passes_run_in_their_order(tmp_path: Path) -> None:
             "symmetric: false",
             "symmetric: must be true for an NPU, because QNN's weights have no zero",
         ),
+        ("    positive_scales: true\n", "", "positive_scales: must be true for an NPU"),
         ("  calibrate:\n    type: PhiforgeCalibrate\n", "", "exactly one PhiforgeCalibrate pass is needed: an NPU's"),
         ("  stages:", "  again:\n    type: PhiforgeStages\n  stages:", "exactly one PhiforgeStages pass is needed"),
         ("  stages:", EXPORT + "  stages:", "a pipeline ends in one way"),
@@ -110,7 +111,8 @@ def test_a_pipeline_has_the_options_of_its_kind() -> None:
 
 
 def test_an_npu_pipeline_needs_calibration_whatever_quantizes(tmp_path: Path) -> None:
-    path = _broken(tmp_path, "algorithm: gptq", "algorithm: rtn", NPU_PIPELINE)
+    without = _broken(tmp_path, "    smoothing: 0.5\n", "", NPU_PIPELINE)
+    path = _broken(tmp_path, "algorithm: gptq", "algorithm: rtn", without)
     assert load_pipeline(path).needs_calibration
     assert not load_pipeline(PIPELINE).needs_calibration
 

@@ -278,6 +278,8 @@ def _faults(pipeline: Pipeline) -> list[str]:
         )
     if STAGES_PASS in names and not pipeline.quantize_options().symmetric:
         found.append("symmetric: must be true for an NPU, because QNN's weights have no zero points")
+    if STAGES_PASS in names and not pipeline.quantize_options().positive_scales:
+        found.append("positive_scales: must be true for an NPU, because QNN takes a negative scale for its magnitude")
     return found + _quantize_faults(pipeline.quantize_options())
 
 

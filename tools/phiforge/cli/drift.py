@@ -29,7 +29,7 @@ def show_sources(sources: DriftSources, file: Path) -> int:
         rows = [item for item in sources.sources if item.level == level][:SHOWN]
         table = Table(box=None, pad_edge=False)
         for column in (title, "KL without it, nats", "saves, nats", "of the drift"):
-            table.add_column(column, justify="left" if column == title else "right")
+            table.add_column(column, justify="left" if column == title else "right", no_wrap=True, overflow="ignore")
         for item in rows:
             share = 100 * item.saved_nats / sources.kl_nats if sources.kl_nats else 0.0
             table.add_row(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from phiforge.pipeline import CompileOptions
     from phiforge.runtime.compile import CompileResult
 
-ATTENTION, LAST_OPERATOR = "GroupQueryAttention", "DequantizeLinear"
+ATTENTION = "GroupQueryAttention"
 PERFORMANCE_MODE = "burst"
 # Olive wants one model file where it is told that a model is, and gives it this name when it hands the folder over.
 OLIVE_MODEL = "model.onnx"
@@ -58,17 +58,15 @@ class _Work:
     def compile(self, names: list[str], target: str, *, shared: bool) -> CompileResult:
         """Compile graphs in one process, into the folder `target`."""
         graphs = [self.source / f"{name}.onnx" for name in names]
-        first = ir.load(graphs[0]).graph
-        on_npu = self.attention_on_npu and _attention_count(first) > 0
-        left = {ATTENTION: 0 if on_npu else _attention_count(first), LAST_OPERATOR: _floats_given(first)}
+        left = 0 if self.attention_on_npu else _attention_count(graphs[0])
         assert self.options.soc_model is not None
         job = CompileJob(
             graphs=tuple(GraphJob(source=path, target=self.folder / target / path.name) for path in graphs),
             shared=shared,
             soc_model=self.options.soc_model,
             optimization=self.options.optimization,
-            attention_on_npu=on_npu,
-            cpu_operators={operator: count for operator, count in left.items() if count},
+            attention_on_npu=self.attention_on_npu,
+            cpu_operators={ATTENTION: left} if left else {},
         )
         return compile_graphs(job, work=self.log, log=self.log / f"{target}-{names[0]}.log")
 
@@ -119,14 +117,8 @@ def _groups(entries: dict[str, Any]) -> Iterator[list[str]]:
         yield ["head"]
 
 
-def _attention_count(graph: ir.Graph) -> int:
-    return sum(node.op_type == ATTENTION for node in graph)
-
-
-def _floats_given(graph: ir.Graph) -> int:
-    """How many outputs are made floats at the very end, which the compiler leaves to the CPU: a head's logits."""
-    makers = [value.producer() for value in graph.outputs]
-    return sum(node is not None and node.op_type == LAST_OPERATOR for node in makers)
+def _attention_count(path: Path) -> int:
+    return sum(node.op_type == ATTENTION for node in ir.load(path).graph)
 
 
 def _cache_is_fixed(source: Path, name: str) -> bool:

@@ -109,10 +109,11 @@ def _write_head(writer: StageWriter, folder: Path, options: StagesOptions) -> li
         head = writer.head()
         save_model(head, folder / "head.onnx", "head.data")
         return [Stage.of(head, "head", head=True)]
-    selection, head = writer.selection(), writer.npu_head()
-    save_model(selection, folder / "selection.onnx", "selection.data")
-    save_model(head, folder / "head.onnx", "head.data")
-    return [Stage.of(selection, "selection", head=True), Stage.of(head, "head", head=True, npu=True)]
+    stages = []
+    for name, model in (("selection", writer.selection()), ("head", writer.npu_head()), ("logits", writer.logits())):
+        save_model(model, folder / f"{name}.onnx", f"{name}.data")
+        stages.append(Stage.of(model, name, head=True, npu=name == "head"))
+    return stages
 
 
 def _shape(calibrated: Path, config: ModelConfig, options: StagesOptions) -> DecoderShape:

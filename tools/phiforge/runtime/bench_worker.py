@@ -70,7 +70,7 @@ def _time_one(variant: Variant, prompt: NDArray[np.int32], decode: int) -> tuple
     The first token's time counts from the prompt's tokens: the generator's state and KV cache are made in it. Stop ids
     are kept from being chosen (`min_length`), so that every run has the same number of tokens.
     """
-    length = len(prompt) + 1 + decode
+    length = variant.prompt_length(len(prompt)) + 1 + decode
     started = time.perf_counter()
     generator = variant.generator(max_length=length, min_length=length)
     generator.append_tokens(prompt)

@@ -97,10 +97,12 @@ def fitting_lengths(variant: Path, measure: Measure) -> list[int]:
     Raises:
         VariantUnusableError: None fits, or the variant has no readable config.
     """
-    from phiforge.runtime.variant import read_config
+    from phiforge.runtime.variant import read_config, window_of
 
-    context = int(read_config(variant)["model"]["context_length"])
-    lengths = sorted({length for length in measure.prompt_tokens if length + measure.decode_tokens + 1 <= context})
+    config = read_config(variant)
+    context, window = int(config["model"]["context_length"]), window_of(config) or 1
+    room = context - measure.decode_tokens - 1
+    lengths = sorted({length for length in measure.prompt_tokens if -(-length // window) * window <= room})
     if not lengths:
         raise _failed(variant, f"no prompt with {measure.decode_tokens} tokens after it fits its {context} of context")
     return lengths

@@ -131,6 +131,7 @@ def build(
         if any(store.find("variant", variant.key) is None for variant in plan.variants):
             check_resources(plan, output, lambda: _other_plans(root, targets, facts, fingerprint))
         if not dry_run:
+            _check_compilers(plan, store)
             completed = complete_pipelines(pipelines, about, store, stages)
             plan = resolve(facts, fingerprint, profiles, completed, toolchain())
         watcher.resolved(plan)
@@ -194,6 +195,19 @@ def _other_plans(project: Path, targets: Sequence[str], facts: CheckpointFacts, 
             profiles, pipelines = _resolve_names(project, targets, name)
             found[name] = resolve(facts, fingerprint, profiles, pipelines, {})
     return found
+
+
+def _check_compilers(plan: Plan, store: Store) -> None:
+    """Miss a compiler before the work that would end in it.
+
+    Raises:
+        DependencyMissingError: A variant is to be compiled by QNN, which is not installed.
+    """
+    if any(variant.npu and store.find("variant", variant.key) is None for variant in plan.variants):
+        # Imported here: builds for other devices do without it.
+        from phiforge.runtime.qnn import sdk_version
+
+        sdk_version()
 
 
 def _run(

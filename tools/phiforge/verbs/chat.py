@@ -27,20 +27,17 @@ class Conversation:
         """Say something, and yield the answer piece by piece as it is generated.
 
         Raises:
-            VariantUnusableError: The conversation no longer fits the variant's context.
+            ContextTooLongError: The conversation no longer fits the variant's context.
         """
         from phiforge.runtime.stream import stream
 
         self.messages.append({"role": "user", "content": text})
         prompt = self.variant.encode(self.variant.apply_chat_template(self.messages))
-        room = self.variant.context_length - len(prompt)
-        if room < 1:
+        try:
+            room = self.variant.context_length - self.variant.prompt_length(len(prompt))
+        except errors.ContextTooLongError:
             self.messages.pop()
-            raise errors.VariantUnusableError(
-                f"The conversation has {len(prompt)} tokens and the context holds {self.variant.context_length}.",
-                why="Every turn adds to the prompt.",
-                fix="Start a new conversation.",
-            )
+            raise
         answer = ""
         for piece in stream(self.variant, prompt, max_new_tokens=min(self.max_new_tokens, room)):
             answer += piece

@@ -12,6 +12,7 @@ from phiforge.packaging.layout import BUILD_FOLDER, MANIFEST, variant_folders
 from phiforge.variant import CALIBRATION_FILE, MODEL_FOLDER, QDQ_FOLDER, RECORD_FILE, load_record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from phiforge.variant import VariantRecord
@@ -104,3 +105,21 @@ def check_loads_here(subject: Subject) -> None:
             why=f"Its binaries are for the chip with soc_model {npu.soc_model}, and share weights between graphs.",
             fix="Run this on the device; on the build machine give the variant's folder in the store, not the package.",
         )
+
+
+def loadable(subjects: Sequence[Subject]) -> list[Subject]:
+    """Return the variants that this machine can load.
+
+    Raises:
+        PhiforgeError: It can load none of them; the error is the first one's.
+    """
+    found, refused = [], []
+    for subject in subjects:
+        try:
+            check_loads_here(subject)
+            found.append(subject)
+        except errors.PhiforgeError as error:
+            refused.append(error)
+    if not found and refused:
+        raise refused[0]
+    return found

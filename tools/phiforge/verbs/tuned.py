@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from phiforge.machine import describe_machine
 from phiforge.tuning import load_tuning
-from phiforge.verbs.subject import find_subjects
+from phiforge.verbs.subject import find_subjects, loadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def tuned_subjects(variant: Path, tuning: Path | None) -> tuple[tuple[Subject, Settings | None], ...]:
-    """Return the variants at a path with their settings: all of them with none, or the one a tuning chose with its own.
+    """Return what this machine can load at a path: every variant with no settings, or the one a tuning chose with its.
 
     Raises:
-        VariantUnusableError: There is no variant at the path.
+        VariantUnusableError: There is no variant at the path, or none that this machine can load.
         EvidenceInvalidError: The tuning cannot be read, chose none of these variants, or was made on another machine.
     """
-    subjects = find_subjects(variant)
+    subjects = loadable(find_subjects(variant))
     if tuning is None:
         return tuple((subject, None) for subject in subjects)
     loaded = load_tuning(tuning)

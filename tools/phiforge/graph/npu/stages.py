@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 IDS = "input_ids"
 BATCH = "batch"
-TABLE = "embedding.table"
+TABLE, LAST_HIDDEN, LOGIT_CODES = "embedding.table", "last_hidden", "logit_codes"
 EMBEDDING_MODULE, HEAD_MODULE, FINAL_NORM_TENSOR = "model.embed_tokens", "lm_head", "model.norm.weight"
 
 
@@ -126,25 +126,35 @@ class StageWriter:
     def selection(self) -> ir.Model:
         """The choice of the last token before the padding, on the CPU, for a head on the NPU."""
         emitter = Emitter()
-        codes = emitter.input(self.last_hidden, CODE, (1, "tokens", self.shape.hidden_size))
+        dims = (1, "tokens", self.shape.hidden_size)
+        values = emitter.input(self.last_hidden, self._stored_type(self.last_hidden), dims)
         ids = emitter.input(IDS, self.id_type, (1, "tokens"))
-        emitter.output(_last_token(emitter, codes, ids, self.pad_id, self.shape.hidden_size), "last_hidden")
+        emitter.output(_last_token(emitter, values, ids, self.pad_id, self.shape.hidden_size), LAST_HIDDEN)
         return emitter.model("selection")
 
     def npu_head(self) -> ir.Model:
-        """The last norm and the head on the NPU, for one token."""
+        """The last norm and the head on the NPU, for one token; `logits` makes floats of what it gives."""
         emitter = Emitter()
-        quantizer = self.quantizers.of(self.last_hidden)
-        assert quantizer is not None
-        hidden = emitter.float_of(
-            emitter.input("last_hidden", CODE, (1, 1, self.shape.hidden_size)), quantizer, "last_hidden"
-        )
+        dims = (1, 1, self.shape.hidden_size)
+        last = emitter.input(LAST_HIDDEN, self._stored_type(self.last_hidden), dims)
+        hidden = self._floats(emitter, last, self.last_hidden, LAST_HIDDEN)
         normed = write_norm(emitter, hidden, self.weights.floats(FINAL_NORM_TENSOR), self.shape.epsilon, FINAL_NORM)
         normed = self.quantizers.store(emitter, normed, FINAL_NORM)
         weight = self.weights.matrix(emitter, self.head_module, np.arange(self.shape.vocab_size), "lm_head")
         found = emitter.node("MatMul", [normed, weight], "lm_head", FLOAT, (1, 1, self.shape.vocab_size))
-        emitter.output(self.quantizers.store(emitter, found, LOGITS), LOGITS)
+        quantizer = self.quantizers.of(LOGITS)
+        emitter.output(found if quantizer is None else emitter.codes_of(found, quantizer, LOGITS), LOGIT_CODES)
         return emitter.model("head")
+
+    def logits(self) -> ir.Model:
+        """The logits as floats, on the CPU: a compiler takes no operator that makes floats at the end of a graph."""
+        emitter = Emitter()
+        codes = emitter.input(LOGIT_CODES, self._stored_type(LOGITS), (1, 1, self.shape.vocab_size))
+        values = self._floats(emitter, codes, LOGITS, LOGITS)
+        if values is codes:
+            values = emitter.node("Identity", [codes], LOGITS, FLOAT, (1, 1, self.shape.vocab_size))
+        emitter.output(values, LOGITS)
+        return emitter.model(LOGITS)
 
     def _first(self, emitter: Emitter, tokens: int) -> ir.Value:
         """What the first layer takes: from the stage before, or looked up in a table of codes."""
@@ -160,10 +170,17 @@ class StageWriter:
 
     def _take(self, emitter: Emitter, name: str, tokens: int | str, batch: int | str = 1) -> ir.Value:
         """Take an activation from the stage before."""
+        value = emitter.input(name, self._stored_type(name), (batch, tokens, self.shape.hidden_size))
+        return self._floats(emitter, value, name, f"{name}/taken")
+
+    def _stored_type(self, name: str) -> ir.DataType:
+        """As what one stage hands an activation to the next."""
+        return FLOAT if self.quantizers.of(name) is None else CODE
+
+    def _floats(self, emitter: Emitter, value: ir.Value, name: str, label: str) -> ir.Value:
+        """The floats of a value that is stored as the activation `name`."""
         quantizer = self.quantizers.of(name)
-        dims = (batch, tokens, self.shape.hidden_size)
-        value = emitter.input(name, FLOAT if quantizer is None else CODE, dims)
-        return value if quantizer is None else emitter.float_of(value, quantizer, f"{name}/taken")
+        return value if quantizer is None else emitter.float_of(value, quantizer, label)
 
     def _hand_on(self, emitter: Emitter, value: ir.Value, name: str) -> None:
         """Hand an activation to the next stage, under its name."""
