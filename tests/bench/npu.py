@@ -50,19 +50,21 @@ EMBEDDING = "model.embed_tokens"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A build of one model, cut to `layers`; `limit_gib` is what it must stay below."""
+    """A build of one model, cut to `layers`; `limit_gib` is what it must stay below. Without GPTQ, RTN rounds."""
 
     model: str
     layers: int | None
     limit_gib: float
     calibration_tokens: int = 2048
     head_on_npu: bool = False
+    gptq: bool = True
 
 
 JOBS: dict[str, Job] = {
     "phi-4-mini, 2 layers": Job(model="phi-4-mini", layers=2, limit_gib=6.0),
     "phi-4, 2 layers": Job(model="phi-4", layers=2, limit_gib=6.0),
     "phi-4-mini, 2 layers, head on the NPU": Job(model="phi-4-mini", layers=2, limit_gib=6.0, head_on_npu=True),
+    "phi-4-mini, RTN": Job(model="phi-4-mini", layers=None, limit_gib=8.0, calibration_tokens=1024, gptq=False),
     "phi-4-mini": Job(model="phi-4-mini", layers=None, limit_gib=8.0, calibration_tokens=1024),
 }
 
@@ -229,6 +231,8 @@ def _pipeline(job: Job, name: str) -> Pipeline:
         pipeline = pipeline.with_options(kind, calibration=CALIBRATION_FILE, calibration_sha256=hash_file(CALIBRATION))
     if job.head_on_npu:
         pipeline = pipeline.with_options(StagesOptions, head="npu").with_quantize_options(in_blocks=(EMBEDDING,))
+    if not job.gptq:
+        pipeline = pipeline.with_quantize_options(algorithm="rtn", smoothing=None)
     return pipeline
 
 

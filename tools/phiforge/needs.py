@@ -7,10 +7,11 @@ measurements.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from phiforge.parts import layer_bytes, part_bytes, split_layers
+from phiforge.parts import split_layers
 from phiforge.quantize.assign import LM_HEAD
 
 if TYPE_CHECKING:
@@ -37,25 +38,29 @@ BASE_SECONDS = 14.0
 # Weights are read in 16 bits, and what is stored is written, read and written again.
 READ_BYTES, COPIES = 2, 3
 COPY_BYTES_PER_S = 700e6
-# GPTQ holds so many arrays of a module's Hessian and of its weight.
-GPTQ_HESSIANS, GPTQ_WEIGHTS = 3, 2
+# GPTQ holds so many arrays of a module's Hessian and of its weight: 1.72 GB at Phi-4-mini's shapes, 5.15 GB at Phi-4's.
+GPTQ_HESSIANS, GPTQ_WEIGHTS = 2, 2
+# Float32 arrays of a weight that is rotated whole: 0.77 GB at Phi-4-mini's shapes, 1.87 GB at Phi-4's.
+ROTATED_ARRAYS = 4
 # A text in memory at once while a layer computes.
 TEXT_TOKENS = 4096
 # The reference's head: rows of float32 logits, so many of them at a time in about six float64 arrays, and a block of
 # the head's weights, read and widened.
 LOGIT_ROWS, DOUBLE_ROWS, DOUBLE_ARRAYS = 512, 64, 6
 HEAD_BLOCK_BYTES = 2 * 4 * 32 * 1024 * 1024
-# QNN's compiler: 8 layers of Phi-4-mini, 409 MB of weights, took 3.7 GiB, and one layer of Phi-4, 172 MB, 1.7 GiB. On a
-# loaded machine, so these are upper bounds.
-COMPILE_BYTES_PER_BYTE, COMPILE_BASE_BYTES = 9, 450_000_000
-# The same 8 layers, two graphs that share the weights, took 41 s, and 75 s for 413 MB with attention on the NPU. All of
-# it is done twice: for the binary and for the twin that an x86 host can load.
-COMPILED_BYTES_PER_S = {"cpu": 409e6 / 41, "npu": 413e6 / 75}
+# QNN's compiler, beside the process that waits for it: two graphs that share the weights of one layer of Phi-4-mini
+# (101 M) took 0.64 GB, of 8 layers (805 M) 4.0 GB, of one of Phi-4 (341 M) 1.8 GB. One graph of a head of 615 M weights
+# in 8 bits took 2.7 GB, so the weights count and not their bytes.
+COMPILE_BYTES_PER_WEIGHT, COMPILE_BASE_BYTES = 4.8, 160_000_000
+# 8 layers of Phi-4-mini, two graphs that share the weights, took 41 s, and 75 s with attention on the NPU. All of it is
+# done twice: for the binary and for the twin that an x86 host can load.
+COMPILED_WEIGHTS_PER_S = {"cpu": 805e6 / 41, "npu": 805e6 / 75}
 COMPILATIONS = 2
 # Graphs of each part, for a window and for one token.
 NPU_GRAPHS = 2
-# Arrays of one weight in float32 while its graph is written. From the code, not measured.
-STAGE_ARRAYS = 3
+# A layer's largest weight while its graph is written, in two halves, and a head for the NPU, in 8 bits: 2 layers of
+# Phi-4-mini took 0.79 GB in all, of Phi-4 1.01 GB, with a head for the NPU 1.11 to 1.25 GB.
+STAGE_BYTES_PER_WEIGHT, STAGE_BYTES_PER_HEAD_WEIGHT = 2.5, 1.0
 
 
 class Weight(Protocol):
@@ -154,23 +159,37 @@ def _npu_steps(
     logits = 4 * config.vocab_size * LOGIT_ROWS + HEAD_BLOCK_BYTES
     memory = BASE_MEMORY_BYTES + TOKEN_BYTES * config.vocab_size + max(_walked_bytes(config), logits)
     yield StepNeeds(step="calibrate activations", memory_bytes=memory, seconds=2 * tokens * total / FLOPS)
-    layers = [weight for weight in weights if ".layers." in weight.module]
-    memory = _base_memory(config) + STAGE_ARRAYS * 4 * max(weight.weights for weight in layers)
+    memory = _base_memory(config) + _staged_bytes(stages, weights)
     yield StepNeeds(step="stages", memory_bytes=memory, seconds=BASE_SECONDS + COPIES * stored / COPY_BYTES_PER_S)
-    compiled = _compiled_parts(stages, weights)
+    compiled = _compiled_weights(stages, weights)
+    compiling = COMPILE_BASE_BYTES + round(COMPILE_BYTES_PER_WEIGHT * max(compiled))
     yield StepNeeds(
         step="compile",
-        memory_bytes=COMPILE_BASE_BYTES + COMPILE_BYTES_PER_BYTE * max(compiled),
-        seconds=COMPILATIONS * sum(compiled) / COMPILED_BYTES_PER_S[stages.attention],
+        memory_bytes=_base_memory(config) + compiling,
+        seconds=COMPILATIONS * sum(compiled) / COMPILED_WEIGHTS_PER_S[stages.attention],
     )
 
 
-def _compiled_parts(stages: StagesOptions, weights: Sequence[Weight]) -> list[int]:
-    """The bytes of weights of each binary, one after another; a head on the NPU is one more."""
-    sizes = layer_bytes(weights)
-    parts = [*part_bytes(sizes, split_layers(len(sizes), min(stages.parts, len(sizes))))]
-    head = [weight.stored_bytes for weight in weights if weight.module == LM_HEAD]
-    return parts + head if stages.head == "npu" else parts
+def _staged_bytes(stages: StagesOptions, weights: Sequence[Weight]) -> int:
+    """What the largest weight takes while its graph is written; embedding and head of the CPU are mapped files."""
+    largest = max(weight.weights for weight in weights if ".layers." in weight.module)
+    head = sum(_head_weights(weights)) if stages.head == "npu" else 0
+    return round(max(STAGE_BYTES_PER_WEIGHT * largest, STAGE_BYTES_PER_HEAD_WEIGHT * head))
+
+
+def _compiled_weights(stages: StagesOptions, weights: Sequence[Weight]) -> list[int]:
+    """The number of weights in each binary, one after another; a head on the NPU is one more."""
+    layers: Counter[str] = Counter()
+    for weight in weights:
+        if ".layers." in weight.module:
+            layers[weight.module.split(".")[2]] += weight.weights
+    sizes = [*layers.values()]
+    parts = [sum(sizes[start:stop]) for start, stop in split_layers(len(sizes), min(stages.parts, len(sizes)))]
+    return parts + _head_weights(weights) if stages.head == "npu" else parts
+
+
+def _head_weights(weights: Sequence[Weight]) -> list[int]:
+    return [weight.weights for weight in weights if weight.module == LM_HEAD]
 
 
 def _base_memory(config: ModelConfig) -> int:
@@ -186,7 +205,7 @@ def _rotation(weights: Sequence[Weight]) -> StepNeeds:
     """Return what a rotation needs: modules that write the stream are rotated whole, read, rotated and as stored."""
     largest = max(weight.weights for weight in weights if weight.module.endswith(("o_proj", "down_proj")))
     seconds = sum(weight.weights for weight in weights) / ROTATED_WEIGHTS_PER_S
-    memory = BASE_MEMORY_BYTES + 3 * 4 * largest
+    memory = BASE_MEMORY_BYTES + ROTATED_ARRAYS * 4 * largest
     return StepNeeds(step="rotate", memory_bytes=memory, seconds=seconds)
 
 

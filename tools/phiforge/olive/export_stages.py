@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phiforge import errors
 from phiforge.activations import ACTIVATIONS_FILE, SwitchedOff, load_ranges
 from phiforge.checkpoint.config import load_config
 from phiforge.decoder.decoder import Decoder
@@ -49,6 +50,10 @@ def export_stages(
         options: Lengths, parts, cache and where attention and head are computed.
         progress: Called with (parts written, parts in all).
         off: What is not to be quantized; nothing by default.
+
+    Raises:
+        GraphMismatchError: A tensor of the checkpoint is in no graph.
+        ActivationRangeError: The ranges cannot be read.
     """
     assert options.context_tokens is not None
     off = off or SwitchedOff()
@@ -68,6 +73,7 @@ def export_stages(
         embedding_on_npu=options.embedding == "npu",
     )  # fmt: skip
     stages = _write(writer, folder, options, progress)
+    _check_all_used(writer.weights)
     content = stages_config(
         base, stages, window=options.window_tokens, context=options.context_tokens, provider_options={}
     )
@@ -98,6 +104,16 @@ def _write(
     return [*first, *prefill, *decode, *_write_head(writer, folder, options)]
 
 
+def _check_all_used(weights: NpuWeights) -> None:
+    unused = weights.unused()
+    if unused:
+        raise errors.GraphMismatchError(
+            f"{len(unused)} tensors of the checkpoint are unused in the graphs, wholly or in part.",
+            why=", ".join(unused[:4]) + ".",
+            fix="Report it with the checkpoint's config.json.",
+        )
+
+
 def _write_embedding(writer: StageWriter, folder: Path) -> Stage:
     embedding = writer.embedding()
     save_model(embedding, folder / "embedding.onnx", "embedding.data")
@@ -111,7 +127,7 @@ def _write_head(writer: StageWriter, folder: Path, options: StagesOptions) -> li
         return [Stage.of(head, "head", head=True)]
     stages = []
     for name, model in (("selection", writer.selection()), ("head", writer.npu_head()), ("logits", writer.logits())):
-        save_model(model, folder / f"{name}.onnx", f"{name}.data")
+        save_model(model, folder / f"{name}.onnx", f"{name}.data" if name == "head" else None)
         stages.append(Stage.of(model, name, head=True, npu=name == "head"))
     return stages
 

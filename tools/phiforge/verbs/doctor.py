@@ -55,15 +55,14 @@ NEEDS: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
         "build,cpu",
     ),
     "run on the CPU": ((("onnxruntime", "onnxruntime"), ("onnxruntime-genai", "onnxruntime_genai")), "cpu"),
+    # The compiler and, on x86, the emulator of Qualcomm's NPUs are in one wheel.
+    "compile for an NPU": ((("onnxruntime-qnn", "onnxruntime_qnn"),), "build,qnn"),
 }
 
 
 def doctor() -> Diagnosis:
     """Return what this machine can do."""
     abilities = [_ability(name, needs, extra) for name, (needs, extra) in NEEDS.items()]
-    abilities.append(
-        Ability(name="emulate an NPU", able=False, detail="No pipeline builds for an NPU in this version.")
-    )
     return Diagnosis(
         machine=describe_machine(),
         threads=default_threads(),

@@ -152,9 +152,12 @@ def activation_codes(values: NDArray[np.float32], quantizer: tuple[float, int]) 
     return codes
 
 
-def save_model(model: ir.Model, path: Path, data: str) -> None:
-    """Write a model with its large constants in a data file beside it, read one at a time."""
-    ir.save(model, path, external_data=data, size_threshold_bytes=1024)
+def save_model(model: ir.Model, path: Path, data: str | None = None) -> None:
+    """Write a model with its large constants in a data file beside it, read one at a time; None for one without."""
+    if data is None:
+        ir.save(model, path)
+    else:
+        ir.save(model, path, external_data=data, size_threshold_bytes=1024)
 
 
 def save_model_on(model: ir.Model, path: Path, stored: Path) -> None:

@@ -163,7 +163,7 @@ class StageWriter:
         ids = emitter.input(IDS, self.id_type, (1, tokens))
         quantizer = self.quantizers.of(EMBEDDING)
         table = self.weights.table(emitter, EMBEDDING_MODULE, quantizer, TABLE)
-        # QNN looks up codes where it is shown floats before and after.
+        # QNN refuses a Gather on codes that is not shown the floats before and after.
         held = table if quantizer is None else emitter.float_of(table, quantizer, TABLE)
         found = emitter.node("Gather", [held, ids], EMBEDDING, FLOAT, (1, tokens, self.shape.hidden_size), axis=0)
         return self.quantizers.store(emitter, found, EMBEDDING)
