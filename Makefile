@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 NANO := tools/phiforge/checkpoint/nano/phi-4-nano
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo npu test test-all lint unit tiny bench bench-quality bench-scale bench-npu bench-speed nano clean
+.PHONY: demo npu test test-all lint unit tiny long bench bench-quality bench-scale bench-npu bench-speed nano clean
 
 demo: $(VENV)/.user
 	$(BIN)/phiforge build $(NANO) --target cpu-x64
@@ -24,7 +24,7 @@ npu: $(VENV)/.npu
 
 test: lint unit tiny
 
-test-all: test bench bench-quality
+test-all: test long bench bench-quality
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -36,7 +36,10 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest tests/unit tests/contract
 
 tiny: $(VENV)/.dev
-	$(BIN)/pytest tests/tiny tests/broken tests/emulator
+	$(BIN)/pytest tests/tiny tests/broken tests/emulator -m "not long"
+
+long: $(VENV)/.dev
+	$(BIN)/pytest tests/emulator -m long
 
 bench: $(VENV)/.user
 	$(BIN)/python tests/bench/resources.py

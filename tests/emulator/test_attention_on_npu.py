@@ -35,7 +35,7 @@ ERROR_MAX = 1e-2
 # A cache of 8 bits is less exact; with attention on the CPU it costs 0.013.
 CACHE_ERROR_MAX = 2e-2
 # Enough for ranges; how well the model answers does not matter here.
-CALIBRATION_TOKENS = 1024
+CALIBRATION_TOKENS = 512
 EVERYTHING = {"attention": "npu", "embedding": "npu", "head": "npu", "kv_cache_bits": 8}
 
 Logits = NDArray[np.float32]
@@ -136,7 +136,7 @@ def wanted(attention_on_cpu: Path, ids: list[int]) -> dict[Run, Logits]:
     return {run: run(decoder, ids) for run in (in_turns, to_the_end)}
 
 
-@pytest.mark.parametrize("run", [in_turns, to_the_end])
+@pytest.mark.parametrize("run", [in_turns, pytest.param(to_the_end, marks=pytest.mark.long)])
 @pytest.mark.parametrize("place", [TWIN_FOLDER, QDQ_FOLDER])
 def test_attention_on_the_npu_is_that_on_the_cpu(
     attention_on_npu: Path, place: str, run: Run, ids: list[int], wanted: dict[Run, Logits]
@@ -189,6 +189,7 @@ def test_the_npu_writes_the_whole_cache(
         np.testing.assert_array_equal(changed, (np.arange(CONTEXT) >= past) & (np.arange(CONTEXT) < past + tokens))
 
 
+@pytest.mark.long
 def test_everything_on_the_npu_and_a_cache_of_8_bits(
     calibrated: Path, ids: list[int], wanted: dict[Run, Logits], tmp_path: Path
 ) -> None:

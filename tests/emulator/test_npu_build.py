@@ -182,6 +182,7 @@ def test_more_context_than_the_graphs_hold_is_refused_at_build(output: Path) -> 
         phiforge.build(CHECKPOINT_DIR, targets=["qnn-x-elite"], output=output, context=512, dry_run=True)
 
 
+@pytest.mark.long
 def test_drift_is_explained_down_to_tensors(variant: Path, held_out: Path, tmp_path: Path) -> None:
     found, file = explain_drift(variant, CHECKPOINT_DIR, output=tmp_path, texts=held_out / "text.jsonl", positions=64)
     kinds = {item.name: item for item in found.sources if item.level == "kind"}

@@ -134,9 +134,11 @@ def worker_failure(job: CompileJob, job_file: Path, log: Path, code: int) -> err
         )
     crash = _crash(code)
     if crash:
+        said = _told(_disallowed(job, section(text, str(source)) or text))
+        silent = "It says nothing more. It also crashes where it is given its own output with shared weights."
         return errors.CompileFailedError(
             f"Qualcomm's compiler crashed with {crash} on {source}.",
-            why="It says nothing more. It also crashes where it is given its own output with shared weights.",
+            why=f"Before that it refused nodes. {said}" if said else silent,
             fix=f"{again} Report it to Qualcomm with both files.",
         )
     return _refused(job, source, section(text, str(source)) or text, log)

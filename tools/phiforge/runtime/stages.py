@@ -249,6 +249,8 @@ def _open(folder: Path, entry: Mapping[str, Any], threads: int) -> _Stage:
     settings = session_options(options) if options else ort.SessionOptions()
     settings.log_severity_level = 3
     settings.intra_op_num_threads = threads
+    # Every stage has threads of its own; those that spin after one stage take the next one's time.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(folder / entry["filename"]), settings)
     return _Stage(
         session=session,
