@@ -52,6 +52,8 @@ EMULATED_POSITIONS = 320
 DECODED_TEXTS, DECODE_AFTER, DECODED_POSITIONS = 2, 16, 48
 WEIGHTS_POSITIONS = 2048
 COMPARED_POSITIONS = 1024
+# Questions that are answered, evenly spread over all: these graphs answer one at a time.
+ANSWERED_QUESTIONS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +159,14 @@ def _answers(run: _Run, decoder: StagedDecoder, runtime: Variant) -> tuple[Tasks
 
     if not run.data.questions:
         return None, ()
+    asked = spread(len(run.data.questions), ANSWERED_QUESTIONS)
+    data = replace(run.data, questions=tuple(run.data.questions[index] for index in asked))
+    said = replace(run.said, answers=tuple(run.said.answers[index] for index in asked))
     made = []
-    for prompt, limit in zip(run.said.prompts, run.said.limits, strict=True):
-        made.append(staged_generate(decoder, prompt, limit))
-        run.progress("answers", len(made), len(run.said.prompts))
-    tasks, stopping = tasks_record(run.data, run.said, made, runtime.decode, kind=Kind.SURROGATE, stamp=run.stamp)
+    for index in asked:
+        made.append(staged_generate(decoder, run.said.prompts[index], run.said.limits[index]))
+        run.progress("answers", len(made), len(asked))
+    tasks, stopping = tasks_record(data, said, made, runtime.decode, kind=Kind.SURROGATE, stamp=run.stamp)
     return tasks, (stopping,)
 
 
@@ -324,6 +329,12 @@ def _probes(run: _Run, checks: tuple[Probe, ...]) -> Probes:
         variant_sha256=run.subject.sha256,
         probes=checks,
     )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of the numbers below `count`, evenly spread."""
+    kept = min(count, most)
+    return [index * count // kept for index in range(kept)]
 
 
 def distance(ours: Floats, theirs: Floats) -> tuple[float, float]:
