@@ -50,7 +50,7 @@ EMULATED_NOTE = "the graphs compiled without shared weights on QNN's emulator fo
 # Positions of each measurement that does not go over all texts.
 EMULATED_POSITIONS = 320
 DECODED_TEXTS, DECODE_AFTER, DECODED_POSITIONS = 2, 16, 48
-WEIGHTS_POSITIONS = 2048
+BREAKDOWN_POSITIONS = 2048
 COMPARED_POSITIONS = 1024
 # Questions that are answered, evenly spread over all: these graphs answer one at a time.
 ANSWERED_QUESTIONS = 200
@@ -131,7 +131,7 @@ def validate_staged(
     emulator = open_stages(twin, threads=threads)
     emulated, agreements, steps = _emulate(run, cpu, emulator)
     others = [_compare(run, cpu, *item) for item in subject.others.items()]
-    steps = (_weights_step(run), _step("weights and activations", surrogate), *steps)
+    steps = (*_kind_steps(run, cpu), *steps)
     checks = (*token_probes(runtime, config, data, said), *stopping, placement,
               *probe_end_to_end(runtime, emulator, _line(said.texts), progress))  # fmt: skip
     found = (surrogate, answers, emulated, _probes(run, checks), *agreements, *others, _breakdown(run, steps))
@@ -192,7 +192,7 @@ def _emulate(
         run.progress("emulator against CPU, decode", done, len(long))
     decoded = [(ours[DECODE_AFTER:], theirs[DECODE_AFTER:]) for ours, theirs in rows]
     agreements = [_agreement(run, "emulator-prefill", pairs)]
-    steps = [_step("emulator, prefill", prefill)]
+    steps = [_step("emulator, prefill", prefill.kind, prefill)]
     if decoded:
         agreements.append(_agreement(run, "emulator-decode", decoded))
         steps.append(_decode_step(long, [ours for ours, _ in rows]))
@@ -246,21 +246,18 @@ def _compare(run: _Run, cpu: StagedDecoder, name: str, other: tuple[Path, str]) 
     )
 
 
-def _weights_step(run: _Run) -> DriftStep:
-    """Drift of the same graphs with every activation left in float32."""
-    names = frozenset(expected_names(layer_count(run.subject.build)))
-    some = cut_reference(run.said.texts, WEIGHTS_POSITIONS)
-    numbers = score_changed(
-        run.subject, some, SwitchedOff(activations=names), switch=run.switch, cache=run.cache, threads=run.threads,
+def _kind_steps(run: _Run, cpu: StagedDecoder) -> tuple[DriftStep, DriftStep]:
+    """Drift with every activation left in float32, and of the graphs as they are, over the same texts."""
+    from phiforge.runtime.stages import staged_logits
+
+    some = cut_reference(run.said.texts, BREAKDOWN_POSITIONS)
+    off = SwitchedOff(activations=frozenset(expected_names(layer_count(run.subject.build))))
+    weights = score_changed(
+        run.subject, some, off, switch=run.switch, cache=run.cache, threads=run.threads,
         on_text=lambda done: run.progress("drift, weights only", done, len(some.texts)),
     )  # fmt: skip
-    return DriftStep(
-        name="weights",
-        kind=Kind.SURROGATE,
-        positions=numbers.positions,
-        kl_nats=numbers.kl_nats,
-        top1_agreement_fraction=numbers.top1_agreement_fraction.mean,
-    )
+    both = score(some, partial(staged_logits, cpu), switch=run.switch)
+    return _step("weights", Kind.SURROGATE, weights), _step("weights and activations", Kind.SURROGATE, both)
 
 
 def score_changed(
@@ -301,13 +298,13 @@ def _decode_step(texts: Sequence[ReferenceText], rows: Sequence[Floats]) -> Drif
     )
 
 
-def _step(name: str, drift: Drift) -> DriftStep:
+def _step(name: str, kind: Kind, numbers: Drift | DriftNumbers) -> DriftStep:
     return DriftStep(
         name=name,
-        kind=drift.kind,
-        positions=drift.positions,
-        kl_nats=drift.kl_nats,
-        top1_agreement_fraction=drift.top1_agreement_fraction.mean,
+        kind=kind,
+        positions=numbers.positions,
+        kl_nats=numbers.kl_nats,
+        top1_agreement_fraction=numbers.top1_agreement_fraction.mean,
     )
 
 
