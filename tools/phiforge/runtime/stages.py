@@ -199,11 +199,6 @@ def open_stages(folder: Path, *, threads: int | None = None) -> StagedDecoder:
     return StagedDecoder(folder, check_files(folder), threads=threads or default_threads())
 
 
-def is_staged(config: Mapping[str, Any]) -> bool:
-    """Whether a genai_config is of a decoder in stages."""
-    return bool(config["model"]["decoder"].get("pipeline"))
-
-
 def provider_options(entry: Mapping[str, Any]) -> dict[str, str]:
     """The QNN options of a stage's entry in genai_config.json; none where it runs on the CPU."""
     listed = entry.get("session_options", {}).get("provider_options", [])
