@@ -154,7 +154,8 @@ class Decoder:
         Longrope's scale of attention is in them. Its short factors are used up to the original context, and the long
         ones for all positions of a longer text.
         """
-        tables = self._rotary(torch.empty(0), torch.arange(positions)[None])
+        with one_thread():
+            tables = self._rotary(torch.empty(0), torch.arange(positions)[None])
         cosines, sines = (table[0, :, : self.config.rotary_size // 2].numpy().copy() for table in tables)
         return cosines, sines
 
@@ -197,6 +198,21 @@ class Decoder:
         norm = Phi3RMSNorm(self.config.hidden_size, eps=self._settings.rms_norm_eps)
         norm.load_state_dict({"weight": torch.from_numpy(self._weights.read(f"{NORM}.weight"))}, assign=True)
         return norm.requires_grad_(False)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread for a while.
+
+    On a busy machine the cosines that a second thread computes first were seen to be off by 1.5e-4 (torch 2.13, MKL), so
+    that tables which are written to disk are computed by one.
+    """
+    kept = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(kept)
 
 
 @contextmanager

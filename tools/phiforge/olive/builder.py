@@ -21,6 +21,8 @@ import onnx_ir as ir
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from phiforge.decoder.decoder import one_thread
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -46,6 +48,7 @@ def build_graph(checkpoint: Path, folder: Path, *, provider: str, stop_ids: Sequ
     longrope = config.max_position_embeddings != config.original_max_position_embeddings
     base: Any = genai.Phi3MiniLongRoPEModel if longrope else genai.Phi3MiniModel
     with (
+        one_thread(),
         tempfile.TemporaryDirectory() as cache,
         open(os.devnull, "w", encoding="utf-8") as null,
         contextlib.redirect_stdout(null),
