@@ -131,8 +131,7 @@ class Decoder:
     def attend(self, layer: Any, normed: torch.Tensor) -> torch.Tensor:
         """Return what a layer's attention gives to its output projection, [n, heads * head size], for one text."""
         with _without(layer.self_attn, "o_proj"):
-            positions = torch.arange(len(normed))[None]
-            rotary = self._rotary(normed, positions)
+            rotary = self._angles(normed)
             found: torch.Tensor = layer.self_attn(normed[None], position_embeddings=rotary, attention_mask=None)[0]
         return found[0]
 
@@ -144,7 +143,7 @@ class Decoder:
         count, size = self.config.kv_head_count, self.config.head_size
         heads = qkv.view(len(qkv), -1, size).transpose(0, 1)
         keys, values = heads[-2 * count : -count], heads[-count:]
-        rotary = self._rotary(qkv, torch.arange(len(qkv))[None])
+        rotary = self._angles(qkv)
         _, rotated = apply_rotary_pos_emb(keys[None], keys[None], *rotary)
         return rotated[0], values
 
@@ -154,15 +153,13 @@ class Decoder:
         Longrope's scale of attention is in them. Its short factors are used up to the original context, and the long
         ones for all positions of a longer text.
         """
-        with one_thread():
-            tables = self._rotary(torch.empty(0), torch.arange(positions)[None])
+        tables = self._angles(torch.empty(positions, 0))
         cosines, sines = (table[0, :, : self.config.rotary_size // 2].numpy().copy() for table in tables)
         return cosines, sines
 
     def forward(self, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
         """Return a layer's output for one text, [n, hidden]."""
-        positions = torch.arange(len(hidden))[None]
-        rotary = self._rotary(hidden, positions)
+        rotary = self._angles(hidden)
         found: torch.Tensor = layer(hidden[None], attention_mask=None, position_embeddings=rotary)
         return found[0]
 
@@ -184,6 +181,12 @@ class Decoder:
             rows = self._weights.read_rows(f"{self.head_module}.weight", start, stop)
             yield start, normed @ torch.from_numpy(change(rows) if change else rows).T
 
+    def _angles(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines for the positions of one text's rows."""
+        with one_thread():
+            cosines, sines = self._rotary(rows, torch.arange(len(rows))[None])
+        return cosines, sines
+
     def _blocks(self) -> Iterator[tuple[int, int]]:
         step = max(1, BLOCK_WEIGHTS // self.config.hidden_size)
         for start in range(0, self.config.vocab_size, step):
@@ -204,8 +207,8 @@ class Decoder:
 def one_thread() -> Iterator[None]:
     """Let torch compute in one thread for a while.
 
-    On a busy machine the cosines that a second thread computes first were seen to be off by 1.5e-4 (torch 2.13, MKL), so
-    that tables which are written to disk are computed by one.
+    On a busy machine the cosines of a second thread were seen to be off by 1.5e-4 (torch 2.13, MKL), so rotary tables
+    are computed by one.
     """
     kept = torch.get_num_threads()
     torch.set_num_threads(1)
