@@ -18,6 +18,7 @@ import onnx_ir as ir
 from phiforge.graph.npu.context import read_context
 from phiforge.graph.npu.emit import CODE
 from phiforge.hashing import hash_file
+from phiforge.olive.driver import OLIVE_MODEL
 from phiforge.olive.export_stages import FIRST_STAGE, GENAI_FILE
 from phiforge.runtime.compile import compile_graphs
 from phiforge.runtime.compile_job import CompileJob, GraphJob
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 ATTENTION = "GroupQueryAttention"
 PERFORMANCE_MODE = "burst"
-# Olive wants one model file where it is told that a model is, and gives it this name when it hands the folder over.
-OLIVE_MODEL = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)

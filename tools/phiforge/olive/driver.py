@@ -38,6 +38,8 @@ OUR_PASSES = (
 REQUIRED_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json")
 # What Olive puts beside the model for itself; it names folders of the building machine.
 OLIVE_FILES = ("model_config.json", "footprint.json", "output_footprint.json", "run_history.txt")
+# Olive wants one model file where it is told that a model is, and gives it this name when it hands the folder over.
+OLIVE_MODEL = "model.onnx"
 WORKFLOW_FILE = "workflow.json"
 PACKAGE_FILE = "olive-package.json"
 CACHE_FOLDER = "cache"

@@ -11,6 +11,7 @@ from olive.passes import Pass
 from olive.passes.pass_config import PassConfigParam
 
 from phiforge.machine import default_threads
+from phiforge.olive.driver import OLIVE_MODEL
 from phiforge.olive.export_variant import MODEL_FILE, export_variant
 from phiforge.olive.progress import note_failure, progress_of, work_folder
 from phiforge.olive.quantize_checkpoint import quantize_checkpoint
@@ -160,7 +161,7 @@ class PhiforgeCompile(Pass):  # type: ignore[misc]
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
         with note_failure():
-            from phiforge.olive.compile_stages import OLIVE_MODEL, compile_stages
+            from phiforge.olive.compile_stages import compile_stages
 
             source = Path(model.model_path).parent
             compile_stages(

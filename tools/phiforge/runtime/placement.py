@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
+from phiforge.runtime.onnx_runtime import ort
 from phiforge.runtime.qnn import ORT_ERRORS, QNN_OPTION, QNN_PROVIDER, session_options
 from phiforge.runtime.stages import provider_options
 from phiforge.runtime.variant import check_files, onnx_names, runtime_errors
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
     from typing import Any
-
-try:
-    import onnxruntime as ort
-except ImportError as missing:
-    raise errors.DependencyMissingError(
-        "Variants cannot be run here.",
-        why=f"onnxruntime does not import: {missing}.",
-        fix="Install the runtime: `pip install phiforge[cpu]`, or the extra for your device.",
-    ) from missing
 
 # genai_config's provider names and onnxruntime's.
 PROVIDERS = {

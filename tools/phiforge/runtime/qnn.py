@@ -10,21 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from phiforge import errors
 from phiforge.graph.npu.context import parse_sdk
+from phiforge.runtime.onnx_runtime import ort, ort_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from types import ModuleType
-
-try:
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
-except ImportError as missing:
-    raise errors.DependencyMissingError(
-        "Variants cannot be run here.",
-        why=f"onnxruntime does not import: {missing}.",
-        fix="Install the runtime: `pip install phiforge[cpu]`, or the extra for your device.",
-    ) from missing
 
 QNN_PROVIDER = "QNNExecutionProvider"
 QNN_OPTION = "qnn"

@@ -14,6 +14,7 @@ import numpy as np
 from phiforge import errors
 from phiforge.machine import default_threads
 from phiforge.runtime.generate import Generation
+from phiforge.runtime.onnx_runtime import ort
 from phiforge.runtime.qnn import session_options
 from phiforge.runtime.variant import check_files, runtime_errors, stop_ids_of
 
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-try:
-    import onnxruntime as ort
-except ImportError as missing:
-    raise errors.DependencyMissingError(
-        "Variants cannot be run here.",
-        why=f"onnxruntime does not import: {missing}.",
-        fix="Install the runtime: `pip install phiforge[cpu]`, or the extra for your device.",
-    ) from missing
 
 DTYPES = {
     "tensor(float)": np.float32,

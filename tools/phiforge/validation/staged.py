@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
     Floats = NDArray[np.float32]
+    LogitsOf = Callable[[Sequence[int]], Floats]
+    Emulated = Literal["emulator-prefill", "emulator-decode"]
 
 SURROGATE_NOTE = "the graphs before compilation on the CPU provider, in windows as the device takes them"
 EMULATED_NOTE = "the graphs compiled without shared weights on QNN's emulator for x86: right numbers, no timing"
@@ -109,7 +111,7 @@ def validate_staged(
         FallbackError: Nodes run elsewhere than promised.
     """
     from phiforge.runtime.placement import check_placement
-    from phiforge.runtime.stages import open_stages
+    from phiforge.runtime.stages import open_stages, staged_logits
     from phiforge.runtime.variant import open_variant
 
     data, config = load_held_out(texts, tasks), load_config(checkpoint)
@@ -126,7 +128,7 @@ def validate_staged(
     )  # fmt: skip
     runtime = open_variant(twin, threads=threads)
     cpu = open_stages(subject.build / QDQ_FOLDER, threads=threads)
-    surrogate = _drift(run, cpu, said.texts, Kind.SURROGATE)
+    surrogate = _drift(run, partial(staged_logits, cpu), said.texts, Kind.SURROGATE)
     answers, stopping = _answers(run, cpu, runtime)
     emulator = open_stages(twin, threads=threads)
     emulated, agreements, steps = _emulate(run, cpu, emulator)
@@ -138,13 +140,11 @@ def validate_staged(
     return [item for item in found if item is not None]
 
 
-def _drift(run: _Run, decoder: StagedDecoder, reference: Reference, kind: Kind) -> Drift:
-    from phiforge.runtime.stages import staged_logits
-
+def _drift(run: _Run, logits_of: LogitsOf, reference: Reference, kind: Kind) -> Drift:
     total, name = len(reference.texts), f"drift, {kind.value}"
     return drift_record(
         reference,
-        lambda ids: staged_logits(decoder, ids),
+        logits_of,
         kind=kind,
         stamp=run.stamp if kind is Kind.SURROGATE else run.emulated,
         files=run.data.text_files,
@@ -177,12 +177,13 @@ def _emulate(
     from phiforge.runtime.stages import staged_logits
 
     some = cut_reference(run.said.texts, EMULATED_POSITIONS)
-    prefill = _drift(run, emulator, some, Kind.EMULATED)
-    pairs = []
-    for done, text in enumerate(some.texts, start=1):
-        ids = text.tokens.tolist()
+    pairs: list[tuple[Floats, Floats]] = []
+
+    def both(ids: Sequence[int]) -> Floats:
         pairs.append((staged_logits(emulator, ids), staged_logits(cpu, ids)))
-        run.progress("emulator against CPU, prefill", done, len(some.texts))
+        return pairs[-1][0]
+
+    prefill = _drift(run, both, some, Kind.EMULATED)
     length = DECODE_AFTER + DECODED_POSITIONS
     long = [cut_text(text, length) for text in run.said.texts.texts if len(text.tokens) >= length][:DECODED_TEXTS]
     rows = []
@@ -199,14 +200,14 @@ def _emulate(
     return prefill, tuple(agreements), tuple(steps)
 
 
-def _agreement(run: _Run, comparison: str, pairs: Sequence[tuple[Floats, Floats]]) -> Agreement:
+def _agreement(run: _Run, comparison: Emulated, pairs: Sequence[tuple[Floats, Floats]]) -> Agreement:
     ours, theirs = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
     kl, agreed = distance(theirs, ours)
     return Agreement(
         kind=Kind.EMULATED,
         conditions=run.emulated.conditions(run.data.text_files, len(pairs)),
         variant_sha256=run.subject.sha256,
-        comparison="emulator-prefill" if comparison == "emulator-prefill" else "emulator-decode",
+        comparison=comparison,
         against="the same graphs on the CPU",
         positions=len(ours),
         relative_logit_error=float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)),

@@ -15,8 +15,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Modules whose code decides what a measurement says.
-MEASURING_CODE = ("decoder", "validation", "runtime", "graph", "evidence.py", "machine.py")
-MEASURING_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
+MEASURING_CODE = (
+    "activations.py",
+    "decoder",
+    "evidence.py",
+    "graph",
+    "machine.py",
+    "olive/export_stages.py",
+    "runtime",
+    "validation",
+)
+MEASURING_PACKAGES = ("onnxruntime", "onnxruntime-genai", "onnxruntime-qnn", "torch", "transformers", "numpy")
 
 
 def default_texts() -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from phiforge.graph.inspect import check_graph, inspect_graph
 from phiforge.graph.npu.check import check_stages
 from phiforge.hashing import content_key, hash_files, hash_listing
-from phiforge.olive.driver import PACKAGE_FILE, REQUIRED_FILES, WORKFLOW_FILE, OliveRun, run_olive
+from phiforge.olive.driver import OLIVE_MODEL, PACKAGE_FILE, REQUIRED_FILES, WORKFLOW_FILE, OliveRun, run_olive
 from phiforge.variant import (
     CALIBRATION_FILE,
     MODEL_FOLDER,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from phiforge.store import Store
     from phiforge.verbs.watch import Stages
 
-OLIVE_MODEL = "model.onnx"
 # Where Olive puts what it makes for an NPU, before its folders are moved beside the record.
 MADE_FOLDER = "made"
 NPU_FILES = (NPU_FILE, f"{MODEL_FOLDER}/genai_config.json", f"{MODEL_FOLDER}/tokenizer.json")
