@@ -196,6 +196,12 @@ class MemoryTooSmallError(PhiforgeError):
     exit_code = 27
 
 
+class OutputUnwritableError(PhiforgeError):
+    """The output folder cannot be made or written."""
+
+    exit_code = 52
+
+
 class OutputLockedError(PhiforgeError):
     """Another build is working in this output folder."""
 
@@ -269,6 +275,12 @@ class SdkTooOldError(PhiforgeError):
     """A variant was compiled with a newer SDK than the runtime's."""
 
     exit_code = 49
+
+
+class ConformanceError(PhiforgeError):
+    """A graph has nodes that its provider has no kernel for."""
+
+    exit_code = 51
 
 
 class NoCandidateError(PhiforgeError):
