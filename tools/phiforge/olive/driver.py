@@ -6,6 +6,7 @@ folder. So: an empty output folder, failed cache entries purged, the result judg
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import json
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phiforge import errors
-from phiforge.olive.progress import EVENTS_VARIABLE
 from phiforge.store import disk_full
-from phiforge.variant import CALIBRATION_FILE
+from phiforge.variant import CALIBRATION_FILE, WORKFLOW_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    Progress = Callable[[str, int, int], None]
 
 OUR_PASSES = (
     "PhiforgeRotate",
@@ -40,7 +42,6 @@ REQUIRED_FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokeniz
 OLIVE_FILES = ("model_config.json", "footprint.json", "output_footprint.json", "run_history.txt")
 # Olive wants one model file where it is told that a model is, and gives it this name when it hands the folder over.
 OLIVE_MODEL = "model.onnx"
-WORKFLOW_FILE = "workflow.json"
 PACKAGE_FILE = "olive-package.json"
 CACHE_FOLDER = "cache"
 _POLL_S = 0.1
@@ -64,35 +65,88 @@ class OliveRun:
     promised: tuple[str, ...] = REQUIRED_FILES
 
 
-def run_olive(run: OliveRun, progress: Callable[[str, int, int], None]) -> None:
+def run_olive(run: OliveRun, progress: Progress, worker: OliveWorker | None = None) -> None:
     """Run the workflow; on return `run.output` holds the model's files and nothing else.
 
     Args:
         run: What to run. `work` may hold the cache of an earlier, killed run; `output` is emptied.
         progress: Called with (step, done, total).
+        worker: The process to run in, which several runs may share; by default one for this run alone.
 
     Raises:
         PhiforgeError: What a pass of ours reported.
         DiskFullError: The disk filled up.
         BuildFailedError: Olive ended without the files; the message quotes its log.
     """
+    if worker is None:
+        with OliveWorker() as own:
+            run_olive(run, progress, own)
+        return
     run.work.mkdir(parents=True, exist_ok=True)
     purge_failures(run.work / CACHE_FOLDER)
     shutil.rmtree(run.output, ignore_errors=True)
     run.output.mkdir(parents=True)
-    events = run.work / "events.jsonl"
-    events.write_text("", encoding="utf-8")
     write_workflow(run.workflow, run.work)
     if run.calibration:
         shutil.copyfile(run.calibration, run.work / CALIBRATION_FILE)
-    log = run.work / "olive.log"
-    with log.open("wb") as log_file:
-        code = _wait(_start(run, events, log_file), events, progress)
+    events, log = run.work / "events.jsonl", run.work / "olive.log"
+    for file in (events, log):
+        file.write_bytes(b"")
+    code = worker.run(_arguments(run), run.work, events, log, progress)
     missing = [name for name in run.promised if not (run.output / name).is_file()]
     if code or missing:
         raise _failure(events, log, code, missing)
     for name in OLIVE_FILES:
         (run.output / name).unlink(missing_ok=True)
+
+
+class OliveWorker:
+    """The process that Olive runs in, started by the first run. A context manager; the end of the block ends it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> OliveWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def run(self, arguments: list[str], folder: Path, events: Path, log: Path, progress: Progress) -> int:
+        """Run Olive's command line to its end and return its exit code; a process that ended has its own."""
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            self._process = _start(log)
+        request = {
+            "arguments": arguments,
+            "folder": str(folder.resolve()),
+            "events": str(events.resolve()),
+            "log": str(log.resolve()),
+        }
+        assert self._process.stdin is not None
+        # A process that ended meanwhile takes no request; that it ended is seen in `_wait`.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request).encode("utf-8") + b"\n")
+            self._process.stdin.flush()
+        finished = False
+        try:
+            code = _wait(self._process, events, progress)
+            finished = True
+        finally:
+            if not finished:
+                self._end()
+        return code
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        self._process = None
 
 
 def write_workflow(workflow: Mapping[str, Any], folder: Path) -> None:
@@ -156,23 +210,15 @@ def _is_sound(model: Path) -> bool:
         return False
 
 
-def _start(run: OliveRun, events: Path, log_file: Any) -> subprocess.Popen[bytes]:
+def _arguments(run: OliveRun) -> list[str]:
+    """What follows `olive` on its command line."""
+    paths = ["-m", str(run.checkpoint.resolve()), "-o", str(run.output.resolve())]
+    return ["run", "--run-config", WORKFLOW_FILE, "--package-config", PACKAGE_FILE, *paths]
+
+
+def _start(log: Path) -> subprocess.Popen[bytes]:
     if importlib.util.find_spec("olive") is None:
         raise missing_olive()
-    command = [
-        sys.executable,
-        "-m",
-        "phiforge.olive.worker",
-        "run",
-        "--run-config",
-        WORKFLOW_FILE,
-        "--package-config",
-        PACKAGE_FILE,
-        "-m",
-        str(run.checkpoint.resolve()),
-        "-o",
-        str(run.output.resolve()),
-    ]
     environment = os.environ | {
         "OLIVE_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
@@ -181,33 +227,35 @@ def _start(run: OliveRun, events: Path, log_file: Any) -> subprocess.Popen[bytes
         "PYTHONPATH": os.pathsep.join(
             [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
-        EVENTS_VARIABLE: str(events.resolve()),
     }
-    return subprocess.Popen(
-        command, cwd=run.work, env=environment, stdin=subprocess.PIPE, stdout=log_file, stderr=subprocess.STDOUT
-    )
+    command = [sys.executable, "-m", "phiforge.olive.worker"]
+    with log.open("ab") as file:  # until the worker opens it for itself
+        return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
 
 
-def _wait(process: subprocess.Popen[bytes], events: Path, progress: Callable[[str, int, int], None]) -> int:
-    try:
-        with events.open(encoding="utf-8") as file:
-            while process.poll() is None:
-                _report(file.readlines(), progress)
-                time.sleep(_POLL_S)
-            _report(file.readlines(), progress)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        if process.stdin:
-            process.stdin.close()
-    return process.returncode
+def _wait(process: subprocess.Popen[bytes], events: Path, progress: Progress) -> int:
+    """Wait for the run to finish, or for the process to end without that."""
+    unread = ""
+    with events.open(encoding="utf-8") as file:
+        while True:
+            ended = process.poll() is not None
+            # The last line may be read before it is written to its end.
+            *lines, unread = (unread + file.read()).split("\n")
+            code = _report(lines, progress)
+            if code is not None or ended:
+                return process.returncode if code is None else code
+            time.sleep(_POLL_S)
 
 
-def _report(lines: list[str], progress: Callable[[str, int, int], None]) -> None:
+def _report(lines: list[str], progress: Progress) -> int | None:
+    """Tell progress; return the exit code if the run has finished."""
+    code = None
     for event in _parse(lines):
         if event["event"] == "progress":
             progress(event["step"], event["done"], event["total"])
+        elif event["event"] == "finished":
+            code = int(event["code"])
+    return code
 
 
 def _parse(lines: list[str]) -> Iterator[dict[str, Any]]:

@@ -55,6 +55,11 @@ def note_failure() -> Iterator[None]:
         raise
 
 
+def note_finished(code: int) -> None:
+    """Write down that a run of Olive ended with an exit code."""
+    _write({"event": "finished", "code": code})
+
+
 def _write(event: dict[str, object]) -> None:
     path = os.environ.get(EVENTS_VARIABLE)
     if path:

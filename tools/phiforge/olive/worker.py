@@ -1,34 +1,63 @@
-"""The child process of `driver`: Olive's own command line, ended when its parent ends.
+"""The child process of `driver`: Olive's own command line, once for each request, ended when its parent ends.
 
-`python -m phiforge.olive.worker run ...` is `olive run ...` with a watch on standard input: the driver holds the other
-end of the pipe, and a killed driver closes it. Without this, Olive would work on beside the next attempt.
+A request is a line of JSON on standard input: `arguments` of `olive`, the `folder` to work in, the files `events` and
+`log`. One process serves several, because importing Olive and torch takes longer than many a run. The driver holds the
+other end of the pipe, and a killed driver closes it. Without this, Olive would work on beside the next attempt.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import queue
 import sys
 import threading
+from typing import Any
+
+from phiforge.olive.progress import EVENTS_VARIABLE, note_finished
 
 ORPHANED = 75
 
 
-def _end_with_parent() -> None:
+def _read(requests: queue.Queue[str]) -> None:
+    """Hand on each line; end the process when the driver has closed its end, whatever is being done."""
+    unread = b""
     # os.read, because a thread blocked in sys.stdin would hold its lock when the interpreter shuts down.
-    while os.read(sys.stdin.fileno(), 1):
-        pass
+    while part := os.read(0, 65536):
+        *lines, unread = (unread + part).split(b"\n")
+        for line in lines:
+            requests.put(line.decode("utf-8"))
     os._exit(ORPHANED)
 
 
-def main() -> None:
-    """Run Olive's command line with this process's arguments."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def serve(request: dict[str, Any]) -> int:
+    """Carry out one request and return Olive's exit code."""
     from olive.cli.launcher import main as olive
 
+    with open(request["log"], "ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    os.chdir(request["folder"])
+    os.environ[EVENTS_VARIABLE] = request["events"]
+    try:
+        olive(request["arguments"])
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def main() -> None:
+    """Serve requests until the driver closes the pipe."""
+    requests: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
     from phiforge.olive.adaptations import adapt_olive
 
     adapt_olive()
-    olive(sys.argv[1:])
+    while True:
+        note_finished(serve(json.loads(requests.get())))
 
 
 if __name__ == "__main__":
