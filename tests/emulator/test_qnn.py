@@ -16,15 +16,17 @@ from emulator.parts import write_part
 from phiforge import errors
 from phiforge.graph.npu.context import parse_sdk
 from phiforge.runtime.placement import check_placement
-from phiforge.runtime.qnn import ORT_ERRORS, QNN_PROVIDER, check_sdk, register_qnn, sdk_version, session_options
+from phiforge.runtime.plugins import register_plugin
+from phiforge.runtime.failures import ORT_ERRORS
+from phiforge.runtime.qnn import QNN_PROVIDER, check_sdk, sdk_version, session_options
 
 QNN_STAGE = {"provider_options": [{"qnn": {"backend_type": "htp", "soc_model": "60"}}]}
 
 
 def test_the_plugin_is_registered_once() -> None:
-    devices = register_qnn()
+    devices = register_plugin("qnn")
     assert {device.ep_name for device in devices} == {QNN_PROVIDER}
-    assert len(register_qnn()) == len(devices)
+    assert len(register_plugin("qnn")) == len(devices)
 
 
 def test_older_and_equal_binaries_pass(plain: Path) -> None:

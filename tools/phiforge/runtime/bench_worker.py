@@ -73,7 +73,7 @@ def _time_one(variant: Variant, prompt: NDArray[np.int32], decode: int) -> tuple
     length = variant.prompt_length(len(prompt)) + 1 + decode
     started = time.perf_counter()
     generator = variant.generator(max_length=length, min_length=length)
-    generator.append_tokens(prompt)
+    variant.append(generator, prompt)
     generator.generate_next_token()
     marks = [time.perf_counter()]
     for _ in range(decode):

@@ -59,7 +59,7 @@ def _together(variant: Variant, prompts: Sequence[Sequence[int]], max_new_tokens
     most = min(length + max_new_tokens, variant.context_length)
     with runtime_errors(variant.folder, "does not generate"):
         generator = variant.generator(max_length=most, batch_size=len(prompts))
-        generator.append_tokens(np.asarray(prompts, dtype=np.int32))
+        variant.append(generator, prompts)
         while not generator.is_done():
             generator.generate_next_token()
         rows = [generator.get_sequence(row)[length:].tolist() for row in range(len(prompts))]

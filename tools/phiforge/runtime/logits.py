@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 
 def logits(variant: Variant, token_ids: Sequence[int]) -> NDArray[np.float32]:
-    """Return the logits of a text, computed in one prefill: float32, [n, vocab]; row i predicts token i + 1.
+    """Return the logits of a text, computed in a prefill: float32, [n, vocab]; row i predicts token i + 1.
 
     Raises:
         VariantUnusableError: The runtime fails, or the graph gives only the last position (built with prune_lm_head).
     """
     with runtime_errors(variant.folder, "does not answer"):
         generator = variant.generator(max_length=max(len(token_ids), 1))
-        generator.append_tokens(np.asarray(token_ids, dtype=np.int32))
-        return _rows(variant, generator, len(token_ids))
+        found = []
+        for part in variant.parts(np.asarray(token_ids, dtype=np.int32)):
+            generator.append_tokens(part)
+            found.append(_rows(variant, generator, len(part)))
+    return np.concatenate(found)
 
 
 def logits_stepwise(variant: Variant, token_ids: Sequence[int], prefill: int) -> NDArray[np.float32]:
@@ -63,7 +66,7 @@ def last_rows(variant: Variant, token_ids: Sequence[int]) -> LastRows:
     with runtime_errors(variant.folder, "does not answer"):
         generator = variant.generator(max_length=len(ids))
         for part in (ids[:-1], ids[-1:]):
-            generator.append_tokens(part)
+            variant.append(generator, part)
             rows.append(np.asarray(generator.get_output("logits")[0, -1], dtype=np.float32))
     return LastRows(prefill=rows[0], step=rows[1])
 
@@ -76,7 +79,7 @@ def next_logits(variant: Variant, token_ids: Sequence[int]) -> NDArray[np.float3
     """
     with runtime_errors(variant.folder, "does not answer"):
         generator = variant.generator(max_length=variant.context_length)
-        generator.append_tokens(np.asarray(token_ids, dtype=np.int32))
+        variant.append(generator, token_ids)
         found = np.asarray(generator.get_logits(), dtype=np.float32)
     last: NDArray[np.float32] = found.reshape(-1, variant.vocab_size)[-1]
     return last
@@ -98,7 +101,7 @@ def trace_greedy(variant: Variant, prompt: Sequence[int], steps: int) -> Trace:
     rows = []
     with runtime_errors(variant.folder, "does not generate"):
         generator = variant.generator(max_length=length, min_length=length)
-        generator.append_tokens(np.asarray(prompt, dtype=np.int32))
+        variant.append(generator, prompt)
         for _ in range(steps):
             generator.generate_next_token()
             rows.append(np.asarray(generator.get_output("logits")[0, -1], dtype=np.float32))

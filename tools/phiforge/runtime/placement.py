@@ -1,15 +1,16 @@
-"""Where the nodes of a variant really run, asked of onnxruntime itself."""
+"""Where the nodes of a variant really run: as a session assigns them, or as a profile of a run shows."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
-from phiforge.runtime.onnx_runtime import ort
-from phiforge.runtime.qnn import ORT_ERRORS, QNN_OPTION, QNN_PROVIDER, session_options
-from phiforge.runtime.stages import provider_options
+from phiforge.graph.integers import integer_nodes
+from phiforge.runtime.plugins import PLUGINS, QNN, WEBGPU
+from phiforge.runtime.profiled_placement import profiled_nodes
 from phiforge.runtime.variant import check_files, onnx_names, runtime_errors
 
 if TYPE_CHECKING:
@@ -23,14 +24,12 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "dml": "DmlExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
-    QNN_OPTION: QNN_PROVIDER,
-    "webgpu": "WebGpuExecutionProvider",
+    QNN: PLUGINS[QNN].provider,
+    WEBGPU: PLUGINS[WEBGPU].provider,
 }
-_CPU = PROVIDERS["cpu"]
+_CPU, _DML, _QNN = PROVIDERS["cpu"], PROVIDERS["dml"], PROVIDERS[QNN]
 # What a stage on the NPU may leave to the CPU: attention, which the compiler takes only if it is told to.
 QNN_ALLOWED = frozenset({"GroupQueryAttention"})
-# Nothing runs, so weights are not prepared: that spares time and memory.
-_RECORD = {"session.record_ep_graph_assignment_info": "1", "session.disable_prepacking": "1"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,10 @@ def check_placement(folder: Path, provider: str, *, allowed: Collection[str] = (
     """Return where the nodes of a variant run, and refuse a variant that does not run where it promises.
 
     onnxruntime 1.31 records the assignment when a session is made (`session.record_ep_graph_assignment_info`), so
-    nothing is run; nodes inside an If are counted with it.
+    nothing is run; nodes inside an If are counted with it. Windows ML's onnxruntime-genai, which has DirectML, comes
+    without onnxruntime's own interface: there a profile of a short generation shows what ran where.
+
+    A GPU provider may leave nodes that compute on integers alone to the CPU: lengths, positions and indices.
 
     Each stage of a decoder in stages promises for itself, if one names QNN: those that do may leave attention to the
     CPU, the others run there alone. On x86 that loads the stages into the emulator, which crashes on binaries with
@@ -69,7 +71,7 @@ def check_placement(folder: Path, provider: str, *, allowed: Collection[str] = (
         folder: A complete variant folder.
         provider: The provider promised, by its name in genai_config, such as "cpu". A decoder with stages for QNN may
             be called "qnn", or "cpu" as its genai_config says of the decoder as a whole.
-        allowed: Operator types that may run on another provider, such as the shape arithmetic of a GPU variant.
+        allowed: Operator types that may run on another provider.
 
     Raises:
         FallbackError: A node runs elsewhere, or the provider is not there at all.
@@ -92,56 +94,36 @@ def placement(folder: Path, provider: str) -> PlacementFacts:
     """Return where the nodes of a variant run, without judging it; arguments and errors as `check_placement`."""
     config = check_files(folder)
     promised = PROVIDERS.get(provider.lower(), provider)
-    stages = _qnn_stages(config) if promised in (_CPU, QNN_PROVIDER) else {}
+    stages = _qnn_stages(config) if promised in (_CPU, _QNN) else {}
     if stages:
-        promised = QNN_PROVIDER
+        promised = _QNN
     nodes, strays = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for name in onnx_names(config):
         here = promised if not stages or name in stages else _CPU
         allowed = QNN_ALLOWED if name in stages else frozenset[str]()
+        light = integer_nodes(folder / name) if here not in (_CPU, _QNN) else frozenset[str]()
         with runtime_errors(folder, "does not load"):
-            found = _assigned(folder / name, here, stages.get(name))
-        nodes.update(found)
-        strays.update({key: n for key, n in found.items() if key[0] != here and key[1] not in allowed})
+            found = _nodes(folder, name, here, stages.get(name))
+        for where, operator, node in found:
+            nodes[where, operator] += 1
+            if where != here and operator not in allowed and node not in light:
+                strays[where, operator] += 1
     return PlacementFacts(promised=promised, nodes=dict(nodes), strays=dict(strays))
+
+
+def _nodes(folder: Path, name: str, promised: str, qnn_options: Mapping[str, str] | None) -> list[tuple[str, str, str]]:
+    """Return the provider, operator type and name of each node of one file."""
+    if promised == _DML or importlib.util.find_spec("onnxruntime") is None:
+        return profiled_nodes(folder)
+    # Imported here: it needs onnxruntime.
+    from phiforge.runtime.session_placement import assigned_nodes
+
+    return assigned_nodes(folder / name, promised, qnn_options)
 
 
 def _qnn_stages(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The files of a decoder's stages for QNN, with the provider options each names."""
+    from phiforge.runtime.stages import provider_options
+
     entries = [stage for group in config["model"]["decoder"].get("pipeline", []) for stage in group.values()]
     return {stage["filename"]: options for stage in entries if (options := provider_options(stage))}
-
-
-def _assigned(path: Path, promised: str, qnn_options: Mapping[str, str] | None) -> Counter[tuple[str, str]]:
-    """Make a session of one file and count its nodes by provider and operator type."""
-    if qnn_options is None:
-        options = _options(promised)
-        listed = [promised] if promised in ort.get_available_providers() else None
-    else:  # the options name the plugin; a registered one is listed as available too
-        options, listed = session_options(qnn_options, config=_RECORD), None
-    try:
-        session = ort.InferenceSession(str(path), options, providers=listed)
-    except ORT_ERRORS as error:
-        raise RuntimeError(f"{path.name}: {error}") from error
-    found = Counter[tuple[str, str]]()
-    for subgraph in session.get_provider_graph_assignment_info():
-        found.update((subgraph.ep_name, node.op_type) for node in subgraph.get_nodes())
-    return found
-
-
-def _options(promised: str) -> ort.SessionOptions:
-    """Session options that record the assignment and name a provider that comes as a plugin."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    for key, value in _RECORD.items():
-        options.add_session_config_entry(key, value)
-    if promised not in ort.get_available_providers():
-        devices = [device for device in ort.get_ep_devices() if device.ep_name == promised]
-        if not devices:
-            raise errors.FallbackError(
-                f"The provider {promised} is not on this machine.",
-                why="onnxruntime has neither this provider built in nor a registered plugin of this name.",
-                fix="Install the extra for this device, or validate the variant on a machine that has it.",
-            )
-        options.add_provider_for_devices(devices, {})
-    return options

@@ -1,16 +1,20 @@
-"""Execution providers that come as plugins: a wheel each, registered with onnxruntime once in a process."""
+"""Execution providers that come as plugins: a wheel each, registered with onnxruntime once in a process.
+
+onnxruntime is imported where it is used: with Windows ML's onnxruntime-genai there is none of its own.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from phiforge import errors
-from phiforge.runtime.onnx_runtime import ort
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
 # Set to "1", it lets the WebGPU plugin run on a software Vulkan driver: right numbers, no speed (plugin 0.4.0).
@@ -19,7 +23,7 @@ SOFTWARE_ADAPTER_VARIABLE = "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """One plugin: onnxruntime's name of the provider, the wheel, its module, the extra that brings it, what it is for."""
+    """One plugin: onnxruntime's name of the provider, its wheel, the extra that brings it, and what it is for."""
 
     provider: str
     distribution: str
@@ -28,16 +32,17 @@ class Plugin:
     purpose: str
 
 
+QNN, WEBGPU = "qnn", "webgpu"
 # By the provider's name in genai_config.
 PLUGINS: dict[str, Plugin] = {
-    "qnn": Plugin(
+    QNN: Plugin(
         provider="QNNExecutionProvider",
         distribution="onnxruntime-qnn",
         module="onnxruntime_qnn",
         extra="qnn",
         purpose="Qualcomm's compiler and emulator",
     ),
-    "webgpu": Plugin(
+    WEBGPU: Plugin(
         provider="WebGpuExecutionProvider",
         distribution="onnxruntime-ep-webgpu",
         module="onnxruntime_ep_webgpu",
@@ -56,22 +61,44 @@ def register_plugin(name: str) -> list[Any]:
     Raises:
         DependencyMissingError: The wheel is not installed, or gives no device.
     """
+    from phiforge.runtime.onnx_runtime import ort
+
     plugin = PLUGINS[name]
     if not plugin_devices(name):
         ort.register_execution_provider_library(plugin.provider, library_path(name))
     devices = plugin_devices(name)
     if not devices:
+        # Registered anew, it may find the software adapter that is allowed by then; twice in a row is refused.
+        ort.unregister_execution_provider_library(plugin.provider)
         raise plugin_missing(name, _no_device(name))
     return devices
 
 
+@contextmanager
+def allow_software_adapter() -> Iterator[None]:
+    """Let the WebGPU plugin use a software adapter for the time of the block, where it is registered in it."""
+    before = os.environ.get(SOFTWARE_ADAPTER_VARIABLE)
+    os.environ[SOFTWARE_ADAPTER_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SOFTWARE_ADAPTER_VARIABLE]
+        else:
+            os.environ[SOFTWARE_ADAPTER_VARIABLE] = before
+
+
 def plugin_devices(name: str) -> list[Any]:
     """Return the devices of a plugin, none if it is not registered."""
+    from phiforge.runtime.onnx_runtime import ort
+
     return [device for device in ort.get_ep_devices() if device.ep_name == PLUGINS[name].provider]
 
 
 def is_software(device: Any) -> bool:
     """Return whether a device of the WebGPU plugin is a software adapter, which the plugin then names a CPU."""
+    from phiforge.runtime.onnx_runtime import ort
+
     return bool(device.device.type == ort.OrtHardwareDeviceType.CPU)
 
 
@@ -109,6 +136,8 @@ def plugin_missing(name: str, why: str) -> errors.DependencyMissingError:
 
 def _no_device(name: str) -> str:
     why = "its plugin offers no device on this machine"
-    if name == "webgpu" and os.environ.get(SOFTWARE_ADAPTER_VARIABLE) != "1":
-        why += f"; without a GPU, {SOFTWARE_ADAPTER_VARIABLE}=1 lets it run on a software Vulkan driver (Mesa 25 or later)"
+    if name == WEBGPU and os.environ.get(SOFTWARE_ADAPTER_VARIABLE) != "1":
+        why += (
+            f"; without a GPU, {SOFTWARE_ADAPTER_VARIABLE}=1 lets it run on a software Vulkan driver, Mesa 25 or later"
+        )
     return why

@@ -1,4 +1,4 @@
-"""The installed QNN wheel: its plugin provider, its SDK's version, and sessions that run by it.
+"""The installed QNN wheel: its SDK's version, and sessions that run by its plugin.
 
 On x86 the wheel brings an emulator of the NPU, so the same sessions run there. The emulator crashes on a binary whose
 weights graphs share: run a twin without sharing.
@@ -6,60 +6,18 @@ weights graphs share: run a twin without sharing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phiforge import errors
 from phiforge.graph.npu.context import parse_sdk
-from phiforge.runtime.onnx_runtime import ort, ort_state
+from phiforge.runtime.onnx_runtime import ort
+from phiforge.runtime.plugins import PLUGINS, QNN, plugin_missing, register_plugin, wheel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import ModuleType
 
-QNN_PROVIDER = "QNNExecutionProvider"
-QNN_OPTION = "qnn"
-# What making or running a session raises. They are no RuntimeErrors, and have no base of their own.
-ORT_ERRORS: tuple[type[Exception], ...] = (
-    ort_state.DeviceReset,
-    ort_state.EPFail,
-    ort_state.EngineError,
-    ort_state.Fail,
-    ort_state.InvalidArgument,
-    ort_state.InvalidGraph,
-    ort_state.InvalidProtobuf,
-    ort_state.ModelLoadCanceled,
-    ort_state.ModelLoaded,
-    ort_state.ModelRequiresCompilation,
-    ort_state.NoModel,
-    ort_state.NoSuchFile,
-    ort_state.NotFound,
-    ort_state.NotImplemented,
-    ort_state.RuntimeException,
-)
-
-
-def register_qnn() -> list[Any]:
-    """Register the plugin with onnxruntime, once in a process, and return its devices.
-
-    Raises:
-        DependencyMissingError: The wheel is not installed, or gives no device.
-    """
-    if not _devices():
-        ort.register_execution_provider_library(QNN_PROVIDER, library_path())
-    devices = _devices()
-    if not devices:
-        raise _missing("its plugin offers no device on this machine")
-    return devices
-
-
-def library_path() -> str:
-    """Return the plugin's library, for a runtime to register.
-
-    Raises:
-        DependencyMissingError: The wheel is not installed.
-    """
-    return str(_wheel().get_library_path())
+QNN_PROVIDER = PLUGINS[QNN].provider
 
 
 def sdk_version() -> str:
@@ -70,9 +28,9 @@ def sdk_version() -> str:
     Raises:
         DependencyMissingError: The wheel is not installed, or does not tell its version.
     """
-    version = getattr(_wheel().build_and_package_info, "qnn_version", None)
+    version = getattr(wheel(QNN).build_and_package_info, "qnn_version", None)
     if not isinstance(version, str):
-        raise _missing("the installed wheel does not tell the version of its SDK")
+        raise plugin_missing(QNN, "the installed wheel does not tell the version of its SDK")
     return version
 
 
@@ -120,7 +78,7 @@ def session_options(
     Raises:
         DependencyMissingError: The wheel is not installed.
     """
-    devices = register_qnn()
+    devices = register_plugin(QNN)
     options = ort.SessionOptions()
     options.log_severity_level = severity
     entries = {"session.disable_cpu_ep_fallback": "0" if cpu_fallback else "1", **(config or {})}
@@ -128,24 +86,3 @@ def session_options(
         options.add_session_config_entry(key, value)
     options.add_provider_for_devices(devices, {"backend_type": "htp", **provider_options})
     return options
-
-
-def _devices() -> list[Any]:
-    return [device for device in ort.get_ep_devices() if device.ep_name == QNN_PROVIDER]
-
-
-def _wheel() -> ModuleType:
-    try:
-        import onnxruntime_qnn
-    except ImportError as error:
-        raise _missing(f"onnxruntime-qnn does not import: {error}") from error
-    module: ModuleType = onnxruntime_qnn
-    return module
-
-
-def _missing(why: str) -> errors.DependencyMissingError:
-    return errors.DependencyMissingError(
-        "Qualcomm's compiler and emulator are not here.",
-        why=f"{why[0].upper()}{why[1:]}.",
-        fix='pip install -c constraints.txt "phiforge[qnn]"',
-    )

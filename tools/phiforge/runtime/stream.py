@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from phiforge.runtime.variant import runtime_errors
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ def stream(variant: Variant, prompt: Sequence[int], *, max_new_tokens: int) -> I
     length = variant.prompt_length(len(prompt))
     with runtime_errors(variant.folder, "does not generate"):
         generator = variant.generator(max_length=min(length + max_new_tokens, variant.context_length))
-        generator.append_tokens(np.asarray(prompt, dtype=np.int32))
+        variant.append(generator, prompt)
         pieces = variant.token_stream()
         while not generator.is_done():
             generator.generate_next_token()

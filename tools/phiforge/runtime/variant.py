@@ -11,12 +11,15 @@ import numpy as np
 
 from phiforge import errors
 from phiforge.machine import default_threads
+from phiforge.runtime.failures import RUNTIME_ERRORS
 from phiforge.runtime.onnx_files import external_files
-from phiforge.runtime.qnn import ORT_ERRORS, QNN_OPTION, QNN_PROVIDER, library_path
+from phiforge.runtime.plugins import PLUGINS, WEBGPU, is_software, library_path, register_plugin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 try:
     import onnxruntime_genai as og
@@ -27,10 +30,11 @@ except ImportError as missing:
         fix="Install the runtime: `pip install phiforge[cpu]`, or the extra for your device.",
     ) from missing
 
+CPU = "cpu"
+# Software Vulkan computes prefills of 32 tokens and more wrongly (WebGPU plugin 0.4.0, Mesa 25.0): docs/log.md.
+SOFTWARE_CHUNK = 31
 CONFIG_FILE = "genai_config.json"
 TOKENIZER_FILE = "tokenizer.json"
-# What the runtimes raise: onnxruntime-genai the first two, onnxruntime itself classes of its own.
-RUNTIME_ERRORS: tuple[type[Exception], ...] = (RuntimeError, OSError, *ORT_ERRORS)
 # Threads that are not set: onnxruntime-genai 0.18 then takes half the logical CPUs, or what genai_config.json says.
 RUNTIME_THREADS = 0
 
@@ -44,15 +48,25 @@ class Variant:
         threads: Threads the CPU operators use; RUNTIME_THREADS where the runtime or the folder's config decides.
         vocab_size: Columns of its logits.
         context_length: The most tokens a sequence may have.
+        window: Tokens of a prefill graph of fixed shape, or None.
+        chunk: The most tokens of a prompt that are computed at once, None for all of them.
         stop_ids: The token ids that end a generation.
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], *, threads: int, session_options: Mapping[str, str]
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        threads: int,
+        session_options: Mapping[str, str],
+        stand_in: bool = False,
+        chunk: int | None = None,
     ) -> None:
         facts = config["model"]
         self.folder = folder
-        self.provider = provider_of(config)
+        self.provider = CPU if stand_in else provider_of(config)
+        self.chunk = chunk or None
         self.threads = threads
         self.vocab_size = int(facts["vocab_size"])
         self.context_length = int(facts["context_length"])
@@ -60,10 +74,12 @@ class Variant:
         self.stop_ids = stop_ids_of(config)
         set_here = {"intra_op_num_threads": threads} if threads != RUNTIME_THREADS else {}
         overlay = {"model": {"decoder": {"session_options": {**set_here, **session_options}}}}
-        if self.provider == QNN_OPTION:
-            _register_qnn()
+        if self.provider in PLUGINS and _register(self.provider) and chunk is None:
+            self.chunk = SOFTWARE_CHUNK
         with runtime_errors(folder, "does not load"):
             options = og.Config(str(folder))
+            if stand_in:
+                options.clear_providers()
             options.overlay(json.dumps(overlay))
             self._model = og.Model(options)
             self._tokenizer = og.Tokenizer(self._model)
@@ -104,6 +120,16 @@ class Variant:
             )
         return taken
 
+    def parts(self, token_ids: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+        """Return the tokens of a prompt, int32 [n] or [batch, n], in the parts that are computed at once."""
+        width, chunk = token_ids.shape[-1], self.chunk or token_ids.shape[-1]
+        return [token_ids[..., start : start + chunk] for start in range(0, width, max(chunk, 1))]
+
+    def append(self, generator: Any, token_ids: Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int32]) -> None:
+        """Hand the tokens of a prompt to a generator of this variant, part by part."""
+        for part in self.parts(np.asarray(token_ids, dtype=np.int32)):
+            generator.append_tokens(part)
+
     def generator(self, *, max_length: int, min_length: int = 0, batch_size: int = 1) -> Any:
         """Return a fresh greedy `og.Generator`.
 
@@ -121,7 +147,12 @@ class Variant:
 
 
 def open_variant(
-    folder: Path, *, threads: int | None = None, session_options: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    threads: int | None = None,
+    session_options: Mapping[str, str] | None = None,
+    stand_in: bool = False,
+    chunk: int | None = None,
 ) -> Variant:
     """Open a complete variant folder.
 
@@ -132,13 +163,17 @@ def open_variant(
         threads: Threads of the CPU operators; None for `machine.default_threads()`, RUNTIME_THREADS to set none.
         session_options: Entries for onnxruntime's session configuration, as "session.intra_op.allow_spinning"; it
             ignores one it does not know.
+        stand_in: Run the same graph on the CPU provider, whatever the folder promises. What comes of it is surrogate.
+        chunk: Tokens of a prompt to compute at once, 0 for all; None for all, but few on a software adapter.
 
     Raises:
         VariantUnusableError: A file is absent or cut short, or the runtime refuses the folder.
     """
     config = check_files(folder)
     chosen = default_threads() if threads is None else threads
-    return Variant(folder, config, threads=chosen, session_options=session_options or {})
+    return Variant(
+        folder, config, threads=chosen, session_options=session_options or {}, stand_in=stand_in, chunk=chunk
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -205,7 +240,7 @@ def provider_of(config: Mapping[str, Any]) -> str:
     parts = [decoder, *(stage for entry in decoder.get("pipeline", []) for stage in entry.values())]
     listed = [part.get("session_options", {}).get("provider_options", []) for part in parts]
     names = [name for options in listed for option in options for name in option]
-    return str(names[0]).lower() if names else "cpu"
+    return str(names[0]).lower() if names else CPU
 
 
 def window_of(config: Mapping[str, Any]) -> int | None:
@@ -230,13 +265,15 @@ def runtime_errors(folder: Path, what: str) -> Iterator[None]:
 
 
 @cache
-def _register_qnn() -> None:
-    """Register the QNN plugin with onnxruntime-genai, once in a process.
+def _register(name: str) -> bool:
+    """Register a plugin with onnxruntime-genai, once in a process, and return whether its device is software.
 
     Raises:
-        DependencyMissingError: It is not installed.
+        DependencyMissingError: It is not installed, or offers no device here.
     """
-    og.register_execution_provider_library(QNN_PROVIDER, library_path())
+    devices = register_plugin(name)
+    og.register_execution_provider_library(PLUGINS[name].provider, library_path(name))
+    return name == WEBGPU and is_software(devices[0])
 
 
 def _unusable(folder: Path, what: str, why: str) -> errors.VariantUnusableError:
