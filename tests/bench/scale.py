@@ -24,7 +24,7 @@ from phiforge.hashing import hash_file
 from phiforge.olive.driver import OliveRun, run_olive
 from phiforge.pipeline import Pipeline, RotateOptions, load_pipeline
 from phiforge.plan import Plan, resolve
-from phiforge.target import load_profile
+from phiforge.target import Profile, load_profile
 from phiforge.variant import CALIBRATION_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,7 @@ class Job:
     limit_gib: float | None
     options: dict[str, object]
     rotated: bool = False
+    target: str = "cpu-x64"
 
 
 _PLAIN = {"block_size": 32, "mixed": "none", "lm_head_bits": 4, "embedding_bits": 4, "symmetric": False}
@@ -52,9 +53,23 @@ JOBS: dict[str, Job] = {
     "gptq": Job(model="phi-4-mini", kind="build", limit_gib=4.0, options=_PLAIN | {"algorithm": "gptq"}),
     "awq": Job(model="phi-4-mini", kind="build", limit_gib=4.0, options=_PLAIN | {"algorithm": "awq"}),
     "rotate": Job(model="phi-4-mini", kind="build", limit_gib=3.0, options=_PLAIN | {"algorithm": "rtn"}, rotated=True),
+    "directml": Job(
+        model="phi-4-mini",
+        kind="build",
+        limit_gib=1.0,
+        options=_PLAIN | {"algorithm": "rtn"},
+        target="directml-generic",
+    ),
     "reference": Job(model="phi-4-mini", kind="reference", limit_gib=3.0, options={}),
     "phi-4 rtn": Job(model="phi-4", kind="build", limit_gib=1.5, options=_PLAIN | {"algorithm": "rtn"}),
     "phi-4 k-quant": Job(model="phi-4", kind="build", limit_gib=1.5, options=_PLAIN | {"algorithm": "k-quant"}),
+    "phi-4 directml": Job(
+        model="phi-4",
+        kind="build",
+        limit_gib=1.5,
+        options=_PLAIN | {"algorithm": "rtn"},
+        target="directml-generic",
+    ),
 }
 
 
@@ -154,7 +169,10 @@ def run_inside(name: str, checkpoint: Path, folder: Path, *, few_tokens: bool) -
 
 
 def _pipeline(job: Job) -> Pipeline:
+    """The job's pipeline: without a rotation unless it asks for one, and exported as its target wants."""
     pipeline = load_pipeline(ROOT / "pipelines" / "cpu-int4-k-quant.yaml").with_quantize_options(**job.options)
+    export = load_pipeline(ROOT / "pipelines" / f"{_profile(job).build.pipeline}.yaml").passes["export"]
+    pipeline = pipeline.model_copy(update={"passes": {**pipeline.passes, "export": export}})
     if job.rotated:
         rotation = RotateOptions(type="PhiforgeRotate")
         pipeline = pipeline.model_copy(update={"passes": {"rotate": rotation, **pipeline.passes}})
@@ -163,8 +181,12 @@ def _pipeline(job: Job) -> Pipeline:
     return pipeline
 
 
+def _profile(job: Job) -> Profile:
+    return load_profile(ROOT / "targets" / f"{job.target}.toml")
+
+
 def _plan(job: Job, checkpoint: Path, changes: dict[str, object]) -> Plan:
-    profile = load_profile(ROOT / "targets" / "cpu-x64.toml")
+    profile = _profile(job)
     facts = inspect_checkpoint(checkpoint, scan=False)
     name = profile.build.pipeline
     pipeline = _pipeline(job).with_quantize_options(**changes).model_copy(update={"name": name})

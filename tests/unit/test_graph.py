@@ -15,7 +15,7 @@ from broken.checkpoints import make_checkpoint
 from phiforge import errors
 from phiforge.checkpoint.config import ModelConfig, load_config
 from phiforge.checkpoint.layout import Writer
-from phiforge.graph.bind import bind_weights
+from phiforge.graph.bind import bind_weights, weights_of
 from phiforge.graph.inspect import check_graph, inspect_graph
 from phiforge.graph.sources import source_of
 from phiforge.plan import WeightPlan
@@ -98,7 +98,7 @@ def _names(config: ModelConfig) -> list[str]:
 def test_bound_weights_are_the_files_bytes(tmp_path: Path, config: ModelConfig) -> None:
     path, specs = _down_projections(tmp_path, config)
     model = _graph_without_weights(_names(config), config.intermediate_size, config.hidden_size)
-    bind_weights(model, path, specs, config, accuracy_level=4)
+    bind_weights(model, weights_of(path), specs, config, accuracy_level=4)
     ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=0)
     facts = inspect_graph(tmp_path / "model.onnx")
     assert facts.operators == {"MatMulNBits": config.layer_count}
@@ -115,13 +115,13 @@ def test_a_weight_left_over_is_an_error(tmp_path: Path, config: ModelConfig) -> 
     path, specs = _down_projections(tmp_path, config)
     model = _graph_without_weights(_names(config)[:1], config.intermediate_size, config.hidden_size)
     with pytest.raises(errors.GraphMismatchError, match="unused in the graph, or used twice"):
-        bind_weights(model, path, specs, config, accuracy_level=4)
+        bind_weights(model, weights_of(path), specs, config, accuracy_level=4)
 
 
 def test_missing_external_data_is_an_error(tmp_path: Path, config: ModelConfig) -> None:
     path, specs = _down_projections(tmp_path, config)
     model = _graph_without_weights(_names(config), config.intermediate_size, config.hidden_size)
-    bind_weights(model, path, specs, config, accuracy_level=4)
+    bind_weights(model, weights_of(path), specs, config, accuracy_level=4)
     ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=0)
     data = tmp_path / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:-8])

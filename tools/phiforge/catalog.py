@@ -53,6 +53,11 @@ def pipeline_path(project: Path, name: str) -> Path:
     return path
 
 
+def provider_path(project: Path, name: str) -> Path:
+    """Return the file that says what a provider has kernels for."""
+    return project / "targets" / "providers" / f"{name}.toml"
+
+
 def profile_path(project: Path, name: str) -> Path:
     """Return the file of the device profile called `name`, or `name` itself if it is the path of a file.
 

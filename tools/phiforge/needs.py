@@ -122,13 +122,22 @@ def predict(config: ModelConfig, variants: Sequence[tuple[Pipeline, Sequence[Wei
         config: The checkpoint's configuration.
         variants: For each variant its pipeline, its weights and the bytes of what stays float32.
     """
-    steps = [step for pipeline, weights, _ in variants for step in _steps(config, pipeline, weights)]
-    disk = sum(_disk(config, pipeline, weights, floats) for pipeline, weights, floats in variants)
+    steps: list[StepNeeds] = []
+    disk = 0
+    checkpoints: list[object] = []
+    for pipeline, weights, floats in variants:
+        checkpoint = (pipeline.rotate_options(), pipeline.quantize_options())
+        if checkpoint not in checkpoints:
+            checkpoints.append(checkpoint)
+            steps += _checkpoint_steps(config, pipeline, weights)
+            disk += _checkpoint_disk(config, pipeline, weights, floats)
+        steps += _steps(config, pipeline, weights)
+        disk += _disk(config, pipeline, weights, floats)
     return Preflight(steps=(*steps, _reference(config)), disk_bytes=disk)
 
 
-def _steps(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight]) -> Iterator[StepNeeds]:
-    total = sum(weight.weights for weight in weights)
+def _checkpoint_steps(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight]) -> Iterator[StepNeeds]:
+    """Return what the quantized checkpoint needs, which variants of like options share."""
     options = pipeline.quantize_options()
     if pipeline.rotate_options():
         yield _rotation(weights)
@@ -137,15 +146,19 @@ def _steps(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight]) -
         seconds = _calibrated_seconds(weights, options.calibration_tokens)
         yield StepNeeds(step="quantize", memory_bytes=memory, seconds=seconds)
     else:
-        seconds = total / WEIGHTS_PER_S[options.algorithm]
+        seconds = sum(weight.weights for weight in weights) / WEIGHTS_PER_S[options.algorithm]
         yield StepNeeds(step="quantize", memory_bytes=_streamed_memory(config, weights), seconds=seconds)
+
+
+def _steps(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight]) -> Iterator[StepNeeds]:
+    """Return what follows the quantized checkpoint."""
     stages = pipeline.stages_options()
     if stages is not None:
         yield from _npu_steps(config, pipeline, stages, weights)
         return
     stored = sum(weight.stored_bytes for weight in weights)
     memory = _base_memory(config) + _rotary_bytes(config)
-    copied = READ_BYTES * total + COPIES * stored
+    copied = READ_BYTES * sum(weight.weights for weight in weights) + COPIES * stored
     yield StepNeeds(step="export", memory_bytes=memory, seconds=BASE_SECONDS + copied / COPY_BYTES_PER_S)
 
 
@@ -242,18 +255,25 @@ def _layer_weights(config: ModelConfig) -> int:
     return config.hidden_size * (2 * heads + 2 * keys + 3 * config.intermediate_size)
 
 
-def _disk(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight], float_bytes: int) -> int:
-    """The quantized checkpoint, then the variant in Olive's cache, in the store and in the package.
-
-    An NPU's variant comes from graphs, and its twin has a copy of the weights for every graph.
-    """
+def _checkpoint_disk(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight], float_bytes: int) -> int:
+    """The rotated and the quantized checkpoint, and what calibration keeps on the disk."""
     stored = sum(weight.stored_bytes for weight in weights) + float_bytes
-    disk = 4 * (stored + _rotary_bytes(config))
+    disk = stored + _rotary_bytes(config)
     if pipeline.rotate_options():
         disk += 2 * sum(weight.weights for weight in weights)
     options = pipeline.quantize_options()
     if options.calibrated:
         disk += stored + 4 * options.calibration_tokens * (2 * config.hidden_size + config.intermediate_size)
+    return disk
+
+
+def _disk(config: ModelConfig, pipeline: Pipeline, weights: Sequence[Weight], float_bytes: int) -> int:
+    """The variant in Olive's cache, in the store and in the package.
+
+    An NPU's variant comes from graphs, and its twin has a copy of the weights for every graph.
+    """
+    stored = sum(weight.stored_bytes for weight in weights) + float_bytes
+    disk = 3 * (stored + _rotary_bytes(config))
     calibrate = pipeline.calibrate_options()
     if calibrate is not None:
         disk += (1 + NPU_GRAPHS) * stored + 4 * calibrate.calibration_tokens * config.hidden_size

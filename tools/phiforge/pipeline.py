@@ -94,13 +94,18 @@ class QuantizeOptions(Options):
 class ExportOptions(Options):
     """Options of our export pass, which drives the onnxruntime-genai builder without weights.
 
-    `accuracy_level` is MatMulNBits' own: 4 multiplies in int8, 1 in float32. `max_length` caps the tokens of one
+    `provider` is onnxruntime-genai's name of it, and `activations` the type of activations, cache, scales and norms:
+    float32 on a CPU, float16 on a GPU. `embedding` says how the table is read: "quantized" by GatherBlockQuantized,
+    "unpacked" by plain operators, for a provider that has no kernel for that. `accuracy_level` is MatMulNBits' own: 4
+    multiplies in int8, 1 in float32; DirectML knows none. `max_length` caps the tokens of one
     conversation by default, because the runtime allocates its cache for all of them at once. `logits` says which
     positions of a prompt the head computes: a generation needs the last one only, drift needs all (`graph.twin`).
     """
 
     type: Literal["PhiforgeExport"]
-    provider: Literal["cpu"]
+    provider: Literal["cpu", "dml", "webgpu"]
+    activations: Literal["float32", "float16"] = "float32"
+    embedding: Literal["quantized", "unpacked"] = "quantized"
     accuracy_level: Literal[1, 4] = 4
     max_length: Annotated[int, Field(ge=64)] = 4096
     logits: Literal["all", "last"] = "all"
@@ -154,6 +159,8 @@ class OliveOptions(BaseModel):
     type: str
 
 
+# What each provider of an export is called as a target.
+EXPORT_TARGETS = {"cpu": "cpu", "dml": "directml", "webgpu": "webgpu"}
 NPU_PASSES = (CALIBRATE_PASS, STAGES_PASS, COMPILE_PASS)
 OWN_PASSES = (ROTATE_PASS, QUANTIZE_PASS, *NPU_PASSES, EXPORT_PASS)
 
@@ -211,6 +218,12 @@ class Pipeline(BaseModel):
     def compile_options(self) -> CompileOptions | None:
         """The options of the compiler pass, None but for an NPU."""
         return self._find(CompileOptions)
+
+    @property
+    def target(self) -> str:
+        """What the pipeline builds for, as a profile calls it."""
+        export = self.export_options()
+        return EXPORT_TARGETS[export.provider] if export else "qnn"
 
     @property
     def needs_calibration(self) -> bool:
@@ -280,7 +293,19 @@ def _faults(pipeline: Pipeline) -> list[str]:
         found.append("symmetric: must be true for an NPU, because QNN's weights have no zero points")
     if STAGES_PASS in names and not pipeline.quantize_options().positive_scales:
         found.append("positive_scales: must be true for an NPU, because QNN takes a negative scale for its magnitude")
-    return found + _quantize_faults(pipeline.quantize_options())
+    return found + _quantize_faults(pipeline.quantize_options()) + _export_faults(pipeline.export_options())
+
+
+def _export_faults(options: ExportOptions | None) -> list[str]:
+    """What the builder's graphs cannot be: it fuses attention in float32 on the CPU, in float16 for DirectML."""
+    if options is None:
+        return []
+    wrong = {"cpu": "float16", "dml": "float32"}.get(options.provider)
+    if options.activations == wrong:
+        return [
+            f"activations: {wrong} is not for the provider {options.provider}, whose attention has no kernel for it"
+        ]
+    return []
 
 
 def _missing_faults(names: list[str]) -> list[str]:
@@ -289,7 +314,7 @@ def _missing_faults(names: list[str]) -> list[str]:
     for_npu = [name for name in NPU_PASSES if name in names]
     listed = ", ".join(NPU_PASSES)
     if EXPORT_PASS in names and for_npu:
-        found.append(f"{EXPORT_PASS} is for the CPU and {', '.join(for_npu)} for an NPU; a pipeline ends in one way")
+        found.append(f"{EXPORT_PASS} is for CPUs and GPUs, {', '.join(for_npu)} for an NPU; a pipeline ends in one way")
     elif for_npu:
         wrong = [name for name in NPU_PASSES if names.count(name) != 1]
         found += [f"exactly one {name} pass is needed: an NPU's pipeline has {listed}" for name in wrong]

@@ -33,13 +33,17 @@ WORKFLOW_OUTPUT = "variant"
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPlan:
-    """What one module's weight becomes; `row_scales` says that a per-channel one is stored with one scale a row."""
+    """What one module's weight becomes, with scales of `scale_bytes` each.
+
+    `row_scales` says that a per-channel one is stored with one scale a row.
+    """
 
     module: str
     rows: int
     columns: int
     spec: QuantSpec
     row_scales: bool = False
+    scale_bytes: int = 4
 
     @property
     def weights(self) -> int:
@@ -48,11 +52,11 @@ class WeightPlan:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of codes, float32 scales and packed zero points."""
+        """Bytes of codes, scales and packed zero points."""
         one_scale = self.row_scales and self.spec.per_channel
         blocks = 1 if one_scale else self.columns // self.spec.block_size
         zero_points = 0 if self.spec.symmetric else self.rows * -(-blocks * self.spec.bits // 8)
-        return self.weights * self.spec.bits // 8 + self.rows * blocks * 4 + zero_points
+        return self.weights * self.spec.bits // 8 + self.rows * blocks * self.scale_bytes + zero_points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,7 @@ class VariantPlan:
     workflow: Mapping[str, Any]
     weights: tuple[WeightPlan, ...]
     float_bytes: int
+    norm_weights: int
     key: str
     npu: NpuPlan | None = None
 
@@ -94,7 +99,7 @@ class VariantPlan:
     @property
     def bits_per_weight(self) -> float:
         """Bits stored for each weight, scales and zero points included."""
-        return 8 * self.weight_bytes / (sum(weight.weights for weight in self.weights) + self.float_bytes // 4)
+        return 8 * self.weight_bytes / (sum(weight.weights for weight in self.weights) + self.norm_weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +166,9 @@ def resolve(
     )
 
 
-def plan_weights(config: ModelConfig, options: QuantizeOptions, *, row_scales: bool = False) -> tuple[WeightPlan, ...]:
+def plan_weights(
+    config: ModelConfig, options: QuantizeOptions, *, row_scales: bool = False, scale_bytes: int = 4
+) -> tuple[WeightPlan, ...]:
     """What every weight of the checkpoint becomes under these options; `row_scales` as in an NPU's graphs."""
     shapes = {
         name.removesuffix(".weight"): (shape[0], shape[1])
@@ -183,7 +190,14 @@ def plan_weights(config: ModelConfig, options: QuantizeOptions, *, row_scales: b
         embedding_bits=options.lm_head_bits if config.tied_embeddings else options.embedding_bits,
     )
     return tuple(
-        WeightPlan(module=name, rows=shapes[name][0], columns=shapes[name][1], spec=spec, row_scales=row_scales)
+        WeightPlan(
+            module=name,
+            rows=shapes[name][0],
+            columns=shapes[name][1],
+            spec=spec,
+            row_scales=row_scales,
+            scale_bytes=scale_bytes,
+        )
         for name, spec in specs.items()
     )
 
@@ -210,11 +224,10 @@ def complete_for_npu(
         ContextTooLongError: The pipeline asks for more context than the model or the device holds.
     """
     table, stages = profiles[0].npu, pipeline.stages_options()
-    if (table is None) != (stages is None):
-        kinds = ("no NPU", "an NPU")
+    if pipeline.target != profiles[0].build.target:
         raise errors.PipelineInvalidError(
             f"The pipeline {pipeline.name} does not fit the profile {profiles[0].name}.",
-            why=f"The pipeline is for {kinds[stages is not None]}, and the profile for {kinds[table is not None]}.",
+            why=f"The pipeline builds for {pipeline.target}, and the profile wants {profiles[0].build.target}.",
             fix="Choose another pipeline with --pipeline, or another profile; `phiforge targets` lists them.",
         )
     if table is None or stages is None:
@@ -232,9 +245,15 @@ def complete_for_npu(
     return _with_npu(pipeline, plan, table.calibration_tokens), plan
 
 
-def float_bytes(config: ModelConfig) -> int:
-    """Bytes of what stays float32: the norms' weights."""
-    return 4 * sum(shape[0] for shape in expected_tensors(config).values() if len(shape) == 1)
+def norm_weights(config: ModelConfig) -> int:
+    """Weights of the norms, which stay floats."""
+    return sum(shape[0] for shape in expected_tensors(config).values() if len(shape) == 1)
+
+
+def float_bytes(pipeline: Pipeline) -> int:
+    """Bytes of each scale and each norm's weight in what the pipeline builds."""
+    export = pipeline.export_options()
+    return 2 if export and export.activations == "float16" else 4
 
 
 def resolved_workflow(pipeline: Pipeline) -> dict[str, Any]:
@@ -270,7 +289,8 @@ def _variant(
 ) -> VariantPlan:
     workflow = resolved_workflow(pipeline)
     config = exported_config(facts.config, pipeline)
-    weights = plan_weights(config, pipeline.quantize_options(), row_scales=npu is not None)
+    floats, norms = float_bytes(pipeline), norm_weights(config)
+    weights = plan_weights(config, pipeline.quantize_options(), row_scales=npu is not None, scale_bytes=floats)
     calibrated = [options for options in (pipeline.quantize_options(), pipeline.calibrate_options()) if options]
     return VariantPlan(
         name=pipeline.name,
@@ -282,7 +302,8 @@ def _variant(
         calibrated=any(options.calibration is not None for options in calibrated),
         workflow=workflow,
         weights=weights,
-        float_bytes=float_bytes(config),
+        float_bytes=floats * norms,
+        norm_weights=norms,
         key=content_key([fingerprint, workflow, dict(toolchain)]),
         npu=npu,
     )

@@ -49,10 +49,14 @@ class Build(Section):
 
 
 class Hardware(Section):
-    """Facts of the device that a plan or a check needs."""
+    """Facts of the device that a plan or a check needs; a GPU's vendor by its PCI id, where only one is meant.
 
-    architecture: Literal["x86_64", "arm64"]
+    A profile of a GPU may leave the processor's architecture open.
+    """
+
+    architecture: Literal["x86_64", "arm64"] | None = None
     memory_bytes: Annotated[int, Field(gt=0)]
+    gpu_vendor_id: Annotated[int, Field(ge=0, le=0xFFFF)] | None = None
 
 
 class Npu(Section):
@@ -103,7 +107,9 @@ class Budgets(Section):
     """Limits a variant must keep on the device; an absent limit is not judged.
 
     Drift, answers and probes are judged on the kinds of evidence in `accepts`; time and memory only on `measured`. The
-    emulator's error is that of its logits against the same graphs on the CPU.
+    emulator's error is that of its logits against the same graphs on the CPU, a provider's the same with products in
+    floats; float16's is that of the logits against
+    the same graph in float32, relative to the spread of the latter.
     """
 
     kl_mean_nats_max: Positive | None = None
@@ -119,6 +125,8 @@ class Budgets(Section):
     inter_token_p99_ms_max: Positive | None = None
     peak_anon_bytes_max: Annotated[int, Field(gt=0)] | None = None
     emulator_relative_error_max: Positive | None = None
+    provider_relative_error_max: Positive | None = None
+    float16_relative_error_max: Positive | None = None
 
 
 class Measure(Section):
@@ -146,9 +154,11 @@ class Profile(Section):
     measure: Measure
 
     @model_validator(mode="after")
-    def _npu_goes_with_qnn(self) -> Self:
+    def _parts_agree(self) -> Self:
         if (self.npu is not None) != (self.build.target == "qnn"):
             raise ValueError("the table npu goes with build.target qnn, and only with it")
+        if self.hardware.architecture is None and self.runtime.device != "gpu":
+            raise ValueError("hardware.architecture is needed for a cpu or an npu")
         if self.npu is not None and self.runtime.device != "npu":
             raise ValueError(f"runtime.device is {self.runtime.device!r}, but build.target qnn is for an npu")
         return self

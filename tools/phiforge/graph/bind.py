@@ -1,7 +1,8 @@
 """Give a graph without weights its quantized weights, as references into the quantized checkpoint's file.
 
-Every MatMul on a weight becomes a MatMulNBits and the embedding's Gather a GatherBlockQuantized. Their initializers are
-external tensors over the safetensors file, so that saving the graph copies bytes from file to file and holds none.
+Every MatMul on a weight becomes a MatMulNBits and the embedding's Gather a GatherBlockQuantized, or the plain operators
+of `graph.unpack`. Initializers are external tensors over the safetensors file, so that saving the graph copies bytes
+from file to file and holds none; in a float16 graph scales and norms are read and rounded one by one.
 Operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 """
 
@@ -9,13 +10,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NoReturn
 
+import numpy as np
 import onnx_ir as ir
 
 from phiforge import errors
 from phiforge.checkpoint.layout import Slot, read_layout
 from phiforge.graph.sources import EMBEDDING_INITIALIZER, HEAD_INITIALIZER, Source, source_of
+from phiforge.graph.unpack import Table, unpack_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +28,18 @@ if TYPE_CHECKING:
     from phiforge.checkpoint.config import ModelConfig
     from phiforge.quantize.spec import QuantSpec
 
+    Embedding = Literal["quantized", "unpacked"]
+
 CONTRIB = "com.microsoft"
 _DTYPES = {"U8": ir.DataType.UINT8, "F32": ir.DataType.FLOAT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedWeights:
+    """Where quantized weights lie: slots of a safetensors file. Without the file there is nothing to read in them."""
+
+    slots: Mapping[str, Slot]
+    file: Path | None
 
 
 @dataclass(kw_only=True)
@@ -33,12 +47,18 @@ class _Binder:
     """What binding one graph needs to know, and which rows of which tensor it has used."""
 
     graph: ir.Graph
-    weights: Path
-    slots: Mapping[str, Slot]
+    weights: QuantizedWeights
     specs: Mapping[str, QuantSpec]
     config: ModelConfig
     accuracy_level: int
+    embedding: Embedding
+    floats: ir.DataType
     used: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> Mapping[str, Slot]:
+        """Every tensor's place."""
+        return self.weights.slots
 
     def value(self, name: str, tensor: str, source: Source, shape: tuple[int, ...]) -> ir.Value:
         """Register an initializer over rows of a checkpoint tensor, seen in another shape of as many bytes."""
@@ -46,16 +66,14 @@ class _Binder:
         if existing is not None:
             return existing
         slot = self.slots[tensor]
-        external = ir.ExternalTensor(
-            location=self.weights.name,
-            base_dir=self.weights.parent,
+        part = Slot(
+            dtype=slot.dtype,
+            shape=shape,
             offset=slot.offset + source.start * slot.row_bytes,
             length=(source.stop - source.start) * slot.row_bytes,
-            dtype=_DTYPES[slot.dtype],
-            shape=ir.Shape(shape),
-            name=name,
         )
-        value = ir.Value(name=name, type=ir.TensorType(external.dtype), shape=external.shape, const_value=external)
+        external = _tensor(self.weights.file, part, name, self.floats)
+        value = ir.Value(name=name, type=ir.TensorType(external.dtype), shape=ir.Shape(shape), const_value=external)
         self.graph.register_initializer(value)
         self.used.setdefault(tensor, []).append((source.start, source.stop))
         return value
@@ -75,38 +93,53 @@ class _Binder:
         return [self.value(f"{stem}.{part}", f"{source.module}.{part}", source, shapes[part]) for part in parts]
 
 
+def weights_of(file: Path) -> QuantizedWeights:
+    """The quantized weights in a safetensors file that is known to be sound."""
+    return QuantizedWeights(slots=read_layout(file), file=file)
+
+
 def bind_weights(
     model: ir.Model,
-    weights: Path,
+    weights: QuantizedWeights,
     specs: Mapping[str, QuantSpec],
     config: ModelConfig,
     *,
     accuracy_level: int,
+    embedding: Embedding = "quantized",
 ) -> None:
     """Replace every weight of the graph, in place, by references into `weights`.
 
     Args:
-        model: The builder's graph, its weights without content.
-        weights: The quantized checkpoint's safetensors file.
+        model: The builder's graph in float32 or float16, its weights without content.
+        weights: The quantized checkpoint's. Without a file the graph can be examined, and not saved.
         specs: Quantization by module name.
         config: The checkpoint's configuration.
         accuracy_level: MatMulNBits' attribute; 4 multiplies in int8.
+        embedding: How the table is read: by GatherBlockQuantized, or by plain operators.
 
     Raises:
         GraphMismatchError: A checkpoint tensor is unused, or used twice, or the graph holds an unknown weight.
+        WeightsNotFiniteError: When the graph is saved, and a scale or a norm's weight is too large for float16.
     """
-    slots = read_layout(weights)
     binder = _Binder(
-        graph=model.graph, weights=weights, slots=slots, specs=specs, config=config, accuracy_level=accuracy_level
+        graph=model.graph,
+        weights=weights,
+        specs=specs,
+        config=config,
+        accuracy_level=accuracy_level,
+        embedding=embedding,
+        floats=_floats(model.graph),
     )
+    empty = [name for name, value in model.graph.initializers.items() if _is_empty(value)]
     for node in list(model.graph):
         if node.op_type == "MatMul" and _weight_name(node, 1) is not None:
             _bind_matmul(binder, node)
     for node in list(model.graph):
         if node.op_type == "Gather" and _weight_name(node, 0) == EMBEDDING_INITIALIZER:
             _bind_embedding(binder, node)
-    for name in [name for name, value in model.graph.initializers.items() if _is_empty(value)]:
-        _bind_float(binder, name)
+    for name in empty:
+        if name in model.graph.initializers:
+            _bind_float(binder, name)
     model.graph.sort()
     _account(binder)
 
@@ -145,10 +178,24 @@ def _bind_embedding(binder: _Binder, node: ir.Node) -> None:
         name="/model/embed_tokens/shape/Constant",
     )
     reshape = ir.node("Reshape", inputs=[codes, shape.outputs[0]], name="/model/embed_tokens/Reshape")
+    shape.outputs[0].type, matrix = ir.TensorType(ir.DataType.INT64), reshape.outputs[0]
+    matrix.type, matrix.shape = ir.TensorType(ir.DataType.UINT8), ir.Shape([source.stop, row_bytes])
     binder.graph.insert_before(node, [shape, reshape])
-    attributes = {"bits": spec.bits, "block_size": spec.block_size, "gather_axis": 0, "quantize_axis": 1}
-    inputs = [reshape.outputs[0], node.inputs[1], *others]
-    _replace(binder, node, "GatherBlockQuantized", inputs, attributes)
+    if binder.embedding == "quantized":
+        attributes = {"bits": spec.bits, "block_size": spec.block_size, "gather_axis": 0, "quantize_axis": 1}
+        _replace(binder, node, "GatherBlockQuantized", [matrix, node.inputs[1], *others], attributes)
+    else:
+        ids = node.inputs[1]
+        assert ids is not None
+        scales, *zero_points = others
+        table = Table(
+            codes=matrix,
+            scales=scales,
+            zero_points=zero_points[0] if zero_points else None,
+            spec=spec,
+            columns=row_bytes * 8 // spec.bits,
+        )
+        _replace_by(binder, node, unpack_rows(table, ids, binder.floats))
     del binder.graph.initializers[EMBEDDING_INITIALIZER]
 
 
@@ -166,11 +213,51 @@ def _replace(
     binder: _Binder, node: ir.Node, operator: str, inputs: list[ir.Value | None], attributes: Mapping[str, int]
 ) -> None:
     new = ir.node(operator, inputs=inputs, attributes=dict(attributes), domain=CONTRIB, name=f"{node.name}_{operator}")
-    old_output, new_output = node.outputs[0], new.outputs[0]
+    _replace_by(binder, node, [new])
+
+
+def _replace_by(binder: _Binder, node: ir.Node, nodes: list[ir.Node]) -> None:
+    """Put nodes in the place of one; the last one's output is what the old one's was."""
+    old_output, new_output = node.outputs[0], nodes[-1].outputs[0]
     new_output.name, new_output.type, new_output.shape = old_output.name, old_output.type, old_output.shape
-    binder.graph.insert_before(node, new)
+    binder.graph.insert_before(node, nodes)
     old_output.replace_all_uses_with(new_output, replace_graph_outputs=True)
     binder.graph.remove(node, safe=True)
+
+
+def _floats(graph: ir.Graph) -> ir.DataType:
+    """The type of the graph's weights."""
+    return next(value.dtype for value in graph.initializers.values() if _is_empty(value) and value.dtype)
+
+
+def _tensor(file: Path | None, slot: Slot, name: str, floats: ir.DataType) -> ir.TensorProtocol:
+    """A tensor over bytes of the file, as they are, or read and rounded to float16 when it is asked for."""
+    rounded = slot.dtype == "F32" and floats is ir.DataType.FLOAT16
+    dtype, shape = floats if rounded else _DTYPES[slot.dtype], ir.Shape(slot.shape)
+    if file is None:
+        return ir.LazyTensor(_absent, dtype=dtype, shape=shape, name=name)
+    if rounded:
+        return ir.LazyTensor(partial(_float16, file, slot, name), dtype=dtype, shape=shape, name=name)
+    return ir.ExternalTensor(
+        location=file.name, base_dir=file.parent, offset=slot.offset, length=slot.length, dtype=dtype, shape=shape,
+        name=name,
+    )  # fmt: skip
+
+
+def _float16(file: Path, slot: Slot, name: str) -> ir.TensorProtocol:
+    values = np.memmap(file, dtype=np.float32, mode="r", offset=slot.offset, shape=slot.shape)
+    largest = float(np.abs(values).max(initial=0))
+    if not largest <= float(np.finfo(np.float16).max):  # NaN too
+        raise errors.WeightsNotFiniteError(
+            f"Float16 cannot hold {name}.",
+            why=f"Its largest value is {largest:.4g}; float16 ends at 65504.",
+            fix="Build for a provider that computes in float32, as the CPU does.",
+        )
+    return ir.tensor(values.astype(np.float16), name=name)
+
+
+def _absent() -> NoReturn:
+    raise RuntimeError("a weight was read of a graph that was bound without a file")
 
 
 def _account(binder: _Binder) -> None:

@@ -7,6 +7,10 @@ docs/log.md). Here the last position that is not padding is taken, by the attent
     index = ArgMax(attention_mask, last) + sequence length - total length      for every sequence
     hidden = GatherND(hidden, index)                                           [batch, 1, hidden size]
 
+A graph that is given position ids finds the index by them, with nothing computed from a shape:
+
+    index = ArgMax(position_ids = sum(attention_mask) - 1)
+
 transformers calls it `logits_to_keep=1`.
 """
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LOGITS = "logits"
-IDS, MASK = "input_ids", "attention_mask"
+IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
 PREFIX = "/lm_head/last/"
 
 
@@ -87,24 +91,52 @@ def _head(graph: ir.Graph) -> tuple[ir.Node, ir.Value]:
 
 def _selection(graph: ir.Graph, hidden: ir.Value) -> list[ir.Node]:
     """The nodes that choose the last real position, in order; the last one gives [batch, 1, hidden size]."""
-    ids, mask = _input(graph, IDS), _input(graph, MASK)
-    int64 = ir.DataType.INT64
-    batch = mask.shape[0] if mask.shape else None
-    # onnxruntime 1.31 has no ArgMax of int64 on the CPU.
-    cast = _node("Cast", [mask], ir.DataType.INT32, mask.shape, to=int(ir.DataType.INT32))
-    last = _node("ArgMax", cast.outputs, int64, ir.Shape([batch, 1]), axis=1, keepdims=1, select_last_index=1)
-    new = _node("Shape", [ids], int64, ir.Shape([1]), name="new/Shape", start=1, end=2)
-    total = _node("Shape", [mask], int64, ir.Shape([1]), name="total/Shape", start=1, end=2)
-    past = _node("Sub", [total.outputs[0], new.outputs[0]], int64, ir.Shape([1]))
-    own = _node("Sub", [last.outputs[0], past.outputs[0]], int64, ir.Shape([batch, 1]), name="own/Sub")
-    axis = _node("Constant", [], int64, ir.Shape([1]), value_ints=[2])
-    index = _node("Unsqueeze", [own.outputs[0], axis.outputs[0]], int64, ir.Shape([batch, 1, 1]))
+    positions = [value for value in graph.inputs if value.name == POSITIONS]
+    found = _own_by_position(graph, positions[0]) if positions else _own_by_length(graph)
+    batch = _batch(graph)
+    axis = _node("Constant", [], ir.DataType.INT64, ir.Shape([1]), value_ints=[2])
+    index = _node("Unsqueeze", [found[-1].outputs[0], axis.outputs[0]], ir.DataType.INT64, ir.Shape([batch, 1, 1]))
     width = hidden.shape[2] if hidden.shape else None
     kept = _node(
         "GatherND", [hidden, index.outputs[0]], hidden.dtype or ir.DataType.FLOAT, ir.Shape([batch, 1, width]),
         batch_dims=1,
     )  # fmt: skip
-    return [cast, last, new, total, past, own, axis, index, kept]
+    return [*found, axis, index, kept]
+
+
+def _own_by_length(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes of own index = ArgMax(mask, the last one) - (total length - new length), in order."""
+    ids, mask, int64 = _input(graph, IDS), _input(graph, MASK), ir.DataType.INT64
+    # onnxruntime 1.31 has no ArgMax of int64 on the CPU.
+    cast = _node("Cast", [mask], ir.DataType.INT32, mask.shape, to=int(ir.DataType.INT32))
+    own_shape = ir.Shape([_batch(graph), 1])
+    last = _node("ArgMax", cast.outputs, int64, own_shape, axis=1, keepdims=1, select_last_index=1)
+    new = _node("Shape", [ids], int64, ir.Shape([1]), name="new/Shape", start=1, end=2)
+    total = _node("Shape", [mask], int64, ir.Shape([1]), name="total/Shape", start=1, end=2)
+    past = _node("Sub", [total.outputs[0], new.outputs[0]], int64, ir.Shape([1]))
+    own = _node("Sub", [last.outputs[0], past.outputs[0]], int64, own_shape, name="own/Sub")
+    return [cast, last, new, total, past, own]
+
+
+def _own_by_position(graph: ir.Graph, positions: ir.Value) -> list[ir.Node]:
+    """The nodes of own index = ArgMax(position = real length - 1), in order.
+
+    A graph with position ids is one for DirectML, where nothing that a shape gives may reach the device: graph capture
+    refuses a session that copies between runs.
+    """
+    mask, int64, own_shape = _input(graph, MASK), ir.DataType.INT64, ir.Shape([_batch(graph), 1])
+    axis = _node("Constant", [], int64, ir.Shape([1]), name="one/Constant", value_ints=[1])
+    real = _node("ReduceSum", [mask, axis.outputs[0]], int64, own_shape, keepdims=1)
+    last = _node("Sub", [real.outputs[0], axis.outputs[0]], int64, own_shape, name="last/Sub")
+    is_last = _node("Equal", [positions, last.outputs[0]], ir.DataType.BOOL, positions.shape)
+    cast = _node("Cast", is_last.outputs, ir.DataType.INT32, positions.shape, to=int(ir.DataType.INT32))
+    own = _node("ArgMax", cast.outputs, int64, own_shape, axis=1, keepdims=1)
+    return [axis, real, last, is_last, cast, own]
+
+
+def _batch(graph: ir.Graph) -> int | ir.SymbolicDim | None:
+    mask = _input(graph, MASK)
+    return mask.shape[0] if mask.shape else None
 
 
 def _node(

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from phiforge import errors
 from phiforge.graph.head import find_pruned_head
+from phiforge.graph.unpack import PREFIX, find_unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -116,6 +117,9 @@ def _quantized_nodes(graph: ir.Graph) -> Iterator[QuantizedNode]:
             block_size=_integer(node, "block_size"),
             symmetric=len(node.inputs) < 4 or node.inputs[3] is None,
         )
+    table = find_unpacked(graph)
+    if table is not None:
+        yield QuantizedNode(name=PREFIX, operator="Gather", **vars(table))
 
 
 def _integer(node: ir.Node, name: str) -> int:

@@ -43,7 +43,7 @@ def make_twin(variant: Path, folder: Path) -> tuple[Difference, ...]:
     """
     for path in variant.iterdir():
         if path.name != MODEL_FILE:
-            _link(path, folder / path.name)
+            link_file(path, folder / path.name)
     model = ir.load(variant / MODEL_FILE)
     known = _known_differences(model)
     restore_head(model)
@@ -88,7 +88,8 @@ def _known_differences(model: ir.Model) -> tuple[Difference, ...]:
     )
 
 
-def _link(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
+    """Put a file where another is to be read, as a hard link, or as a copy where there can be none."""
     try:
         os.link(source, target)
     except OSError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from phiforge.checkpoint.config import load_config
-from phiforge.graph.bind import bind_weights
+from phiforge.graph.bind import QuantizedWeights, bind_weights, weights_of
 from phiforge.graph.head import prune_head
 from phiforge.graph.rotary import move_tables_out
 from phiforge.olive.builder import build_graph
@@ -16,7 +17,7 @@ from phiforge.olive.checkpoint_files import WEIGHTS_FILE
 from phiforge.quantize.spec import QuantSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from phiforge.checkpoint.config import ModelConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
+_FLOATS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
 
 def export_variant(
@@ -42,17 +44,42 @@ def export_variant(
     plain = folder / ".checkpoint"
     plain.mkdir()
     copy_without_weights(quantized, plain, tied=config.tied_embeddings)
+    model = make_graph(plain, folder, weights_of(quantized / WEIGHTS_FILE), specs, config, options)
+    shutil.rmtree(plain)
+    _save(model, folder, progress)
+
+
+def make_graph(
+    plain: Path,
+    folder: Path,
+    weights: QuantizedWeights,
+    specs: Mapping[str, QuantSpec],
+    config: ModelConfig,
+    options: ExportOptions,
+) -> ir.Model:
+    """Return the variant's graph, and write the files that go beside it into `folder`.
+
+    Args:
+        plain: A folder with the checkpoint's configuration and tokenizer, and no word of quantization.
+        folder: Receives genai_config.json and the tokenizer's files.
+        weights: The quantized weights; without a file the graph can be examined and not saved.
+        specs: Quantization by module name.
+        config: The quantized checkpoint's configuration.
+        options: Provider and graph options.
+    """
     model = build_graph(
-        plain, folder, provider=options.provider, stop_ids=config.stop_ids, max_length=options.max_length
+        plain,
+        folder,
+        provider=options.provider,
+        stop_ids=config.stop_ids,
+        max_length=options.max_length,
+        floats=_FLOATS[options.activations],
     )
-    for path in plain.iterdir():
-        path.unlink()
-    plain.rmdir()
     move_tables_out(model)
     if options.logits == "last":
         prune_head(model)
-    bind_weights(model, quantized / WEIGHTS_FILE, specs, config, accuracy_level=options.accuracy_level)
-    _save(model, folder, progress)
+    bind_weights(model, weights, specs, config, accuracy_level=options.accuracy_level, embedding=options.embedding)
+    return model
 
 
 def read_specs(quantized: Path, config: ModelConfig) -> dict[str, QuantSpec]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from phiforge.hashing import hash_files, hash_listing
@@ -14,6 +14,7 @@ from phiforge.packaging.layout import (
     COMPONENT_FOLDER,
     EVIDENCE_FOLDER,
     MANIFEST,
+    REFERENCE_FOLDER,
     REPORT_FOLDER,
     SUMS,
     VARYING_FOLDERS,
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "qnn": "QNNExecutionProvider"}
+EXECUTION_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +60,14 @@ class Contents:
     variants: Sequence[PackagedVariant]
     reports: Mapping[str, Mapping[str, str]]
     metadata: Mapping[str, Any]
+    reference: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def write_package(contents: Contents, folder: Path) -> str:
     """Fill the empty `folder` with the package and return its content hash.
 
-    The content hash covers what the package is (variants, plan, licence, manifests); evidence and reports, which differ
-    from run to run because time does, are covered by the seal over all files, SHA256SUMS.
+    The content hash covers what the package is (variants, plan, reference, licence, manifests); evidence and reports,
+    which differ from run to run because time does, are covered by the seal over all files, SHA256SUMS.
 
     Raises:
         ValueError: Two variants would be selected alike (same provider and device).
@@ -78,6 +85,9 @@ def write_package(contents: Contents, folder: Path) -> str:
     )
     for profile, files in contents.reports.items():
         _write_texts(folder / REPORT_FOLDER / profile, files)
+    for name, data in contents.reference.items():
+        (folder / REFERENCE_FOLDER).mkdir(exist_ok=True)
+        (folder / REFERENCE_FOLDER / name).write_bytes(data)
     for licence in contents.licences:
         shutil.copyfile(licence, folder / licence.name)
     manifest = Manifest(

@@ -10,7 +10,7 @@ from phiforge import errors
 from phiforge.calibration import check_leakage, evaluation_texts, load_calibration
 from phiforge.hashing import content_key, hash_file
 from phiforge.pipeline import MEASURED, CalibrateOptions
-from phiforge.plan import exported_config, float_bytes, plan_weights
+from phiforge.plan import exported_config, norm_weights, plan_weights
 from phiforge.quantize.budget import Candidate, choose_raised
 from phiforge.quantize.mixed import MIXED_BITS
 from phiforge.store import write_atomically
@@ -100,10 +100,12 @@ def _with_measured(pipeline: Pipeline, about: Calibrating, store: Store | None, 
     options = pipeline.quantize_options()
     assert options.target_bpw is not None
     config = exported_config(about.facts.config, pipeline)
+    # Scales count as float32 also where a GPU has them in float16, so that all targets share one quantized checkpoint.
     weights = plan_weights(config, options, row_scales=pipeline.stages_options() is not None)
+    norms = norm_weights(config)
     candidates = [weight for weight in weights if weight.spec.bits < MIXED_BITS]
-    stored = sum(weight.stored_bytes for weight in weights) + float_bytes(config)
-    parameters = sum(weight.weights for weight in weights) + float_bytes(config) // 4
+    stored = sum(weight.stored_bytes for weight in weights) + 4 * norms
+    parameters = sum(weight.weights for weight in weights) + norms
     budget = int(options.target_bpw * parameters / 8) - stored
     if budget < 0:
         bits = 8 * stored / parameters
