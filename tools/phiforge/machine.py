@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ def describe_machine() -> Machine:
     return Machine(
         processor=_processor(),
         architecture=_architecture(),
-        process_architecture=_normal(sysconfig.get_platform().rsplit("-", 1)[-1]),
+        process_architecture=_process_architecture(),
         logical_cores=psutil.cpu_count() or 1,
         physical_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
@@ -138,12 +139,29 @@ def _allowed_cpus() -> list[int]:
 
 
 def _processor() -> str:
+    """Return the processor's name as its maker gives it, or what the system calls it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return names[0] if names else _registry_name() or platform.processor() or platform.machine()
+
+
+def _registry_name() -> str:
+    """Return the name in Windows' registry, as "Snapdragon(R) X Elite - X1E80100 - Qualcomm(R) Oryon(TM) CPU".
+
+    `platform.processor()` has family, model and revision there. Empty where there is no registry or no such entry.
+    """
+    if sys.platform != "win32":
+        return ""
+    import winreg
+
+    try:
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"HARDWARE\DESCRIPTION\System\CentralProcessor\0") as key:
+            return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
+    except OSError:
+        return ""
 
 
 def _architecture() -> str:
@@ -151,6 +169,15 @@ def _architecture() -> str:
     if os.environ.get("PROCESSOR_IDENTIFIER", "").upper().startswith("ARM"):
         return "arm64"
     return _normal(platform.machine())
+
+
+def _process_architecture() -> str:
+    """Return what this Python was built for: the end of "linux-x86_64", "win-amd64", "win-arm64".
+
+    "macosx-11.0-universal2" is for both; it runs as what the machine is.
+    """
+    built_for = _normal(sysconfig.get_platform().rsplit("-", 1)[-1])
+    return built_for if built_for in _ARCHITECTURES.values() else _architecture()
 
 
 def _normal(architecture: str) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from phiforge.machine import default_threads, describe_machine
+from phiforge.machine import default_threads, tool_versions
+from phiforge.runtime.abilities import find_abilities
+from phiforge.selection import GENAI_WHEELS, ONNXRUNTIME_WHEELS, directml, webgpu
 
 if TYPE_CHECKING:
     from phiforge.evidence import Machine
+    from phiforge.selection import Finding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +61,19 @@ NEEDS: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     # The compiler and, on x86, the emulator of Qualcomm's NPUs are in one wheel.
     "compile for an NPU": ((("onnxruntime-qnn", "onnxruntime_qnn"),), "build,qnn"),
 }
+# Modules that more than one distribution brings.
+WHEELS = {"onnxruntime": ONNXRUNTIME_WHEELS, "onnxruntime_genai": GENAI_WHEELS}
 
 
 def doctor() -> Diagnosis:
     """Return what this machine can do."""
+    found = find_abilities(("dml", "webgpu"))
     abilities = [_ability(name, needs, extra) for name, (needs, extra) in NEEDS.items()]
+    abilities.append(_gpu("run on a GPU (WebGPU)", webgpu(found)))
+    if sys.platform == "win32":
+        abilities.append(_gpu("run on a GPU (DirectML)", directml(found)))
     return Diagnosis(
-        machine=describe_machine(),
+        machine=found.machine,
         threads=default_threads(),
         free_memory_bytes=psutil.virtual_memory().available,
         free_disk_bytes=shutil.disk_usage(Path.cwd()).free,
@@ -81,11 +90,14 @@ def _ability(name: str, needs: tuple[tuple[str, str], ...], extra: str) -> Abili
             detail=f"Missing: {', '.join(missing)}.",
             remedy=f'pip install -c constraints.txt "phiforge[{extra}]"',
         )
-    return Ability(name=name, able=True, detail=", ".join(f"{each} {_version(each)}" for each, _ in needs))
+    return Ability(name=name, able=True, detail=", ".join(_told(*need) for need in needs))
 
 
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "(version unknown)"
+def _gpu(name: str, finding: Finding) -> Ability:
+    return Ability(name=name, able=finding.able, detail=finding.why, remedy=finding.remedy)
+
+
+def _told(distribution: str, module: str) -> str:
+    """The installed distribution that brings a module, with its version."""
+    versions = tool_versions(WHEELS.get(module, (distribution,)))
+    return next((f"{name} {version}" for name, version in versions.items()), f"{distribution} (version unknown)")

@@ -89,7 +89,7 @@ def model_config() -> dict[str, Any]:
 
 def write_json(path: Path, value: object) -> None:
     """Writes indented JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
 def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
@@ -157,4 +157,4 @@ def write_static_files(folder: Path, seed: int) -> None:
         "unk_token": "<|endoftext|>",
     }
     write_json(folder / "tokenizer_config.json", tokenizer_config)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8", newline="\n")

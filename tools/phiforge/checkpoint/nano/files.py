@@ -18,7 +18,8 @@ KEY_SEPARATOR = "&"
 def write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
     """Writes one JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, object]]:
@@ -63,4 +64,4 @@ def checksums(eval_folder: Path, checkpoint: Path) -> str:
 
 def write_checksums(eval_folder: Path, checkpoint: Path) -> None:
     """Writes the checksum file; to be done last, and again after any edit of the card."""
-    (eval_folder / CHECKSUMS).write_text(checksums(eval_folder, checkpoint), encoding="utf-8")
+    (eval_folder / CHECKSUMS).write_text(checksums(eval_folder, checkpoint), encoding="utf-8", newline="\n")
