@@ -1,5 +1,6 @@
 # make demo   build, validate, judge and package the embedded model
 # make npu    the same for an NPU: compiled by QNN, validated on its emulator
+# make gpu    the same for CPU, DirectML and WebGPU: one package, three variants, one quantized checkpoint
 # make test   set up and run every check but the long ones (under 15 minutes on two cores)
 # make bench-quality  the table of docs/quantization.md, from real builds (half an hour on two cores)
 # make bench-scale    memory and time at the shapes of real models (50 GB of disk, 22 GiB of memory, two hours)
@@ -14,13 +15,16 @@ BIN := $(VENV)/bin
 NANO := tools/phiforge/checkpoint/nano/phi-4-nano
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo npu test test-all lint unit tiny long bench bench-quality bench-scale bench-npu bench-speed nano clean
+.PHONY: demo npu gpu test test-all lint unit tiny long bench bench-quality bench-scale bench-npu bench-speed nano clean
 
 demo: $(VENV)/.user
 	$(BIN)/phiforge build $(NANO) --target cpu-x64
 
 npu: $(VENV)/.npu
 	$(BIN)/phiforge build $(NANO) --target qnn-x-elite
+
+gpu: $(VENV)/.gpu
+	$(BIN)/phiforge build $(NANO) --target cpu-x64 --target directml-generic --target webgpu-generic
 
 test: lint unit tiny
 
@@ -72,8 +76,12 @@ $(VENV)/.npu: $(VENV)/.user
 	$(PIP_INSTALL) -e '.[build,cpu,qnn]'
 	touch $@
 
+$(VENV)/.gpu: $(VENV)/.user
+	$(PIP_INSTALL) -e '.[build,cpu,webgpu]'
+	touch $@
+
 $(VENV)/.dev: $(VENV)/.user
-	$(PIP_INSTALL) -e '.[build,cpu,qnn,dev]'
+	$(PIP_INSTALL) -e '.[build,cpu,qnn,webgpu,dev]'
 	touch $@
 
 clean:

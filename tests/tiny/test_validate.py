@@ -16,10 +16,12 @@ from phiforge import errors
 from phiforge.evidence import dump_evidence, load_evidence
 from phiforge.target import Measure
 from phiforge.validation.drift import ReferenceText, score
+from phiforge.validation.held_out import Said, ask_checkpoint
 from phiforge.validation.latency import measure_latency
 from phiforge.validation.original import Original
 from phiforge.validation.reference import Source, compute_answers, compute_reference, tokenize
 from phiforge.validation.run import Validation, validate_variant
+from phiforge.validation.way import way_of
 
 TEXTS = ["Ana has 3 apples and gets 4 more.", "What is 12 + 30? It is 42. " * 6, "Ben lives in a small town."]
 QUESTIONS = ["What is 12 + 30?", "What is 75 + 38?", "Ana has 3 apples and gets 4 more. How many apples does Ana have?"]
@@ -138,21 +140,31 @@ def test_another_checkpoint_has_another_cache(source: Source, nano_checkpoint: P
 
 
 @pytest.fixture(scope="module")
-def validation(
-    nano_variant: Path, nano_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Validation]:
+def said(nano_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Said:
+    return ask_checkpoint(
+        nano_checkpoint,
+        data / "text.jsonl",
+        data / "tasks",
+        context=1_000_000,
+        cache=tmp_path_factory.mktemp("cache"),
+        threads=1,
+        progress=lambda *_: None,
+    )
+
+
+@pytest.fixture(scope="module")
+def validation(nano_variant: Path, said: Said, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Validation]:
     steps: list[str] = []
     yield validate_variant(
         nano_variant,
-        nano_checkpoint,
+        said,
+        way_of("cpu"),
         variant_sha256="0" * 64,
-        texts=data / "text.jsonl",
-        tasks=data / "tasks",
-        cache=tmp_path_factory.mktemp("cache"),
+        work=tmp_path_factory.mktemp("work"),
         threads=1,
         progress=lambda step, done, total: steps.append(step),
     )
-    assert {"reference texts, layer by layer", "drift", "answers", "longrope switch"} <= set(steps)
+    assert {"drift", "answers", "longrope switch"} <= set(steps)
 
 
 def test_drift_is_small_but_not_nothing(validation: Validation) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phiforge import errors
-from phiforge.evidence import Drift, Estimate, Kind, Latency, LatencyRow, Probe, Probes, Tasks, TaskScore
+from phiforge.evidence import Agreement, Drift, Estimate, Kind, Latency, LatencyRow, Probe, Probes, Tasks, TaskScore
 from phiforge.gate import RULES, Finding, Outcome, Verdict, exit_code, judge, number, quantity
 from phiforge.target import Budgets
 from unit.reporting import samples
@@ -47,6 +47,12 @@ def latency_rows(*rows: LatencyRow) -> Latency:
     return samples.latency().model_copy(update={"rows": rows})
 
 
+def agreement(comparison: str, error: float | None, kind: Kind = Kind.MEASURED, **update: Any) -> Agreement:
+    """Agreement of a GPU variant: against float32 over the spread of the logits, against the CPU over their norm."""
+    field = "relative_spread_error" if comparison == "float32" else "relative_logit_error"
+    return samples.agreement(kind=kind).model_copy(update={"comparison": comparison, field: error, **update})
+
+
 def test_every_budget_has_a_rule() -> None:
     assert set(RULES) == set(Budgets.model_fields)
     assert {name for name, rule in RULES.items() if rule.needs == "latency"} == {
@@ -67,6 +73,8 @@ CASES: dict[str, tuple[float, float, float]] = {
     "perplexity_ratio_max": (1.05, 1.01, 1.01873),
     "answer_recovery_fraction_min": (0.98, 0.995, 529 / 534),
     "emulator_relative_error_max": (0.02, 0.01, 0.0123),
+    "provider_relative_error_max": (0.01, 0.005, 0.0061),
+    "float16_relative_error_max": (0.005, 0.001, 0.0021),
     "variant_bytes_max": (3_000_000_000, 2_900_000_000, samples.VARIANT_BYTES),
     "load_ms_max": (3000.0, 2000.0, 2318.4),
     "ttft_p50_ms_max": (13_000.0, 10_000.0, 12_411.0),
@@ -84,8 +92,9 @@ def test_every_budget_has_a_case() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_budget_is_read_from_its_evidence(name: str) -> None:
     kept, broken, value = CASES[name]
-    agreement = samples.agreement(kind=Kind.MEASURED)
-    records = (samples.drift(), samples.tasks(), samples.probes(), samples.latency(), agreement)
+    emulator = samples.agreement(kind=Kind.MEASURED)
+    alike = (emulator, agreement("provider-prefill", 0.0061), agreement("float32", 0.0021))
+    records = (samples.drift(), samples.tasks(), samples.probes(), samples.latency(), *alike)
     for limit, outcome in ((kept, Outcome.PASS), (broken, Outcome.FAIL)):
         result = verdict(Budgets.model_validate({name: limit}), *records)
         first = result.findings[0]
@@ -96,8 +105,8 @@ def test_a_budget_is_read_from_its_evidence(name: str) -> None:
 
 def test_a_value_at_its_limit_passes() -> None:
     assert finding(Budgets(kl_mean_nats_max=0.03), drift(0.03)).outcome is Outcome.PASS
-    agreement = drift(0.0, top1_agreement_fraction=Estimate(mean=0.92, standard_error=0.0))
-    assert finding(Budgets(top1_agreement_fraction_min=0.92), agreement).outcome is Outcome.PASS
+    agreeing = drift(0.0, top1_agreement_fraction=Estimate(mean=0.92, standard_error=0.0))
+    assert finding(Budgets(top1_agreement_fraction_min=0.92), agreeing).outcome is Outcome.PASS
 
 
 def test_a_hair_over_the_limit_fails_and_the_reason_shows_it() -> None:
@@ -192,11 +201,55 @@ def test_agreement_with_another_variant_says_nothing_of_the_emulator() -> None:
     assert (found.outcome, found.value) == (Outcome.UNVERIFIED, None)
 
 
-@pytest.mark.parametrize("agreement", [samples.agreement(error=None), samples.agreement(positions=0)])
-def test_agreement_that_shows_nothing_is_unverified(agreement: AnyEvidence) -> None:
-    assert finding(EMULATOR, agreement, accepts=EMULATED).outcome is Outcome.UNVERIFIED
+@pytest.mark.parametrize("nothing", [samples.agreement(error=None), samples.agreement(positions=0)])
+def test_agreement_that_shows_nothing_is_unverified(nothing: AnyEvidence) -> None:
+    assert finding(EMULATOR, nothing, accepts=EMULATED).outcome is Outcome.UNVERIFIED
     better = samples.agreement("emulator-decode", 0.001)
-    assert finding(EMULATOR, agreement, better, accepts=EMULATED).outcome is Outcome.UNVERIFIED
+    assert finding(EMULATOR, nothing, better, accepts=EMULATED).outcome is Outcome.UNVERIFIED
+
+
+GPU = {"provider-decode": Budgets(provider_relative_error_max=0.01), "float32": Budgets(float16_relative_error_max=0.01)}
+GPU_KINDS = (Kind.MEASURED, Kind.SURROGATE)
+
+
+@pytest.mark.parametrize("comparison", GPU)
+@pytest.mark.parametrize(
+    ("error", "kind", "outcome"),
+    [
+        (0.01, Kind.SURROGATE, Outcome.PASS),
+        (0.0100001, Kind.SURROGATE, Outcome.FAIL),
+        (math.nan, Kind.MEASURED, Outcome.FAIL),
+        (math.inf, Kind.MEASURED, Outcome.FAIL),
+        (0.001, Kind.EMULATED, Outcome.UNVERIFIED),
+        (None, Kind.MEASURED, Outcome.UNVERIFIED),
+    ],
+)
+def test_a_gpus_agreement_is_judged(comparison: str, error: float | None, kind: Kind, outcome: Outcome) -> None:
+    found = finding(GPU[comparison], agreement(comparison, error, kind), accepts=GPU_KINDS)
+    assert found.outcome is outcome
+    assert found.value == (error if error is not None and math.isfinite(error) else None)
+
+
+@pytest.mark.parametrize("comparison", GPU)
+def test_a_gpus_budget_needs_its_own_comparison(comparison: str) -> None:
+    others = {"provider-prefill", "float32", "other-variant", "emulator-decode"}
+    others -= {"provider-prefill"} if comparison.startswith("provider") else {comparison}
+    found = finding(GPU[comparison], *(agreement(other, 0.001) for other in sorted(others)))
+    assert (found.outcome, found.value, found.kind) == (Outcome.UNVERIFIED, None, None)
+    empty = agreement(comparison, 0.001, positions=0)
+    assert finding(GPU[comparison], empty).outcome is Outcome.UNVERIFIED
+
+
+def test_the_provider_is_judged_on_the_worse_of_prefill_and_decode_and_says_which() -> None:
+    both = (agreement("provider-prefill", 0.02), agreement("provider-decode", 0.001))
+    found = finding(GPU["provider-decode"], *both)
+    assert found.reason == "Relative logit error of the provider is 2 % in prefill, over the maximum of 1 %."
+
+
+def test_float16_is_judged_over_the_spread_of_the_logits() -> None:
+    """Not over their norm, which a constant in all logits makes as large as it likes."""
+    far = agreement("float32", 0.02, relative_logit_error=1e-6)
+    assert finding(GPU["float32"], far).outcome is Outcome.FAIL
 
 
 def test_agreement_of_a_kind_not_accepted_is_unverified() -> None:

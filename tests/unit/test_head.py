@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
 from phiforge import errors
 from phiforge.graph.difference import Difference, graph_difference
@@ -31,8 +35,8 @@ def _branch(name: str, start: float) -> ir.Graph:
     return ir.Graph([], [node.outputs[0]], nodes=[node], name=name)
 
 
-def model() -> ir.Model:
-    """Embedding, a choice between two tables, and a head over [batch, sequence, 4]."""
+def model(*, positions: bool = False) -> ir.Model:
+    """Embedding, a choice between two tables, and a head over [batch, sequence, 4]; it may be given position ids."""
     int64 = ir.TensorType(ir.DataType.INT64)
     ids = ir.Value(name="input_ids", type=int64, shape=ir.Shape(["batch", "sequence"]))
     mask = ir.Value(name="attention_mask", type=int64, shape=ir.Shape(["batch", "total"]))
@@ -59,8 +63,9 @@ def model() -> ir.Model:
     logits = head.outputs[0]
     logits.name, logits.type, logits.shape = "logits", FLOAT, ir.Shape(["batch", "sequence", 10])
     choice.outputs[0].name = "cos"
+    places = [ir.Value(name="position_ids", type=int64, shape=ir.Shape(["batch", "sequence"]))] if positions else []
     graph = ir.Graph(
-        [ids, mask, long],
+        [ids, mask, long, *places],
         [logits, choice.outputs[0]],
         nodes=[choice, gather, head],
         initializers=list(weights.values()),
@@ -95,6 +100,68 @@ def test_pruning_and_restoring_is_nothing(tmp_path: Path) -> None:
     assert (
         graph_difference(save(model(), tmp_path / "a") / "model.onnx", save(made, tmp_path / "b") / "model.onnx") == ()
     )
+
+
+def test_a_head_pruned_by_position_ids_is_restored_too(tmp_path: Path) -> None:
+    made = model(positions=True)
+    prune_head(made)
+    found = find_pruned_head(made)
+    assert found is not None
+    # What a shape gives is on the CPU, and with graph capture DirectML refuses to copy it.
+    assert "Shape" not in {node.op_type for node in found.selection}
+    assert {value.name for node in found.selection for value in node.inputs if value} >= {"position_ids"}
+    assert made.graph.outputs[0].shape == ir.Shape(["batch", 1, 10])
+    restore_head(made)
+    folders = [save(item, tmp_path / name) for name, item in (("a", model(positions=True)), ("b", made))]
+    assert graph_difference(*(folder / "model.onnx" for folder in folders)) == ()
+
+
+def _last_logits(ids: list[list[int]], mask: list[list[int]], positions: list[list[int]]) -> NDArray[np.float32]:
+    """The logits of a head pruned by position ids, [batch, vocab]; those of every position say which they are."""
+    made = model(positions=True)
+    prune_head(made)
+    feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    arrays = {name: np.array(value, dtype=np.int64) for name, value in feeds.items()}
+    (found,) = ReferenceEvaluator(ir.to_proto(made)).run(["logits"], {**arrays, "long": np.array(True)})
+    assert found.shape == (len(ids), 1, 10)
+    logits: NDArray[np.float32] = found[:, 0]
+    return logits
+
+
+def _logits_of(tokens: list[int]) -> NDArray[np.float32]:
+    """The logits after each of these tokens, which in this model no other token changes."""
+    table = np.arange(40, dtype=np.float32)
+    logits: NDArray[np.float32] = table.reshape(10, 4)[tokens] @ table.reshape(4, 10)
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "positions", "last"),
+    [
+        # A prompt, and two of which one is padded on the right, as onnxruntime-genai pads and counts.
+        ([[3, 1, 4]], [[1, 1, 1]], [[0, 1, 2]], [4]),
+        ([[3, 1, 9, 9], [2, 7, 1, 8]], [[1, 1, 0, 0], [1, 1, 1, 1]], [[0, 1, 0, 0], [0, 1, 2, 3]], [1, 8]),
+        ([[5, 9, 9]], [[1, 0, 0]], [[0, 0, 0]], [5]),
+        # The step after that, and the second chunk of a prompt.
+        ([[6], [5]], [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]], [[2], [4]], [6, 5]),
+        ([[6, 2, 5]], [[1] * 7], [[4, 5, 6]], [5]),
+    ],
+)
+def test_the_head_computes_the_last_real_position(
+    ids: list[list[int]], mask: list[list[int]], positions: list[list[int]], last: list[int]
+) -> None:
+    np.testing.assert_array_equal(_last_logits(ids, mask, positions), _logits_of(last))
+
+
+@given(data=st.data(), past=st.integers(0, 9))
+def test_whatever_is_padded_or_cached_the_last_real_position_counts(data: st.DataObject, past: int) -> None:
+    rows = data.draw(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=3))
+    width = max(map(len, rows))
+    ids = [row + [data.draw(st.integers(0, 9))] * (width - len(row)) for row in rows]
+    mask = [[1] * (past + len(row)) + [0] * (width - len(row)) for row in rows]
+    positions = [[*range(past, past + len(row)), *[0] * (width - len(row))] for row in rows]
+    expected = _logits_of([row[-1] for row in rows])
+    np.testing.assert_array_equal(_last_logits(ids, mask, positions), expected)
 
 
 def test_the_twin_shares_the_weights_and_is_the_unpruned_graph(pruned: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from broken.checkpoints import make_checkpoint
 from phiforge.checkpoint.config import ModelConfig, load_config
 from phiforge.needs import Preflight, StepNeeds, predict
 from phiforge.pipeline import Pipeline, StagesOptions, load_pipeline
-from phiforge.plan import exported_config, plan_weights
+from phiforge.plan import exported_config, float_bytes, plan_weights
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
@@ -67,6 +67,43 @@ def test_calibration_is_what_needs_memory(config: ModelConfig) -> None:
     assert max(build, key=lambda step: step.memory_bytes).step == "quantize"
     assert needs.memory_bytes < 4 * GIB
     assert [step.step for step in needs.steps] == ["rotate", "quantize", "export", "reference"]
+
+
+GPU_PIPELINES = ("directml-int4", "webgpu-int4")
+
+
+def shared_preflight(config: ModelConfig, *names: str, **options: object) -> Preflight:
+    """One build of several pipelines; `options` change how the last of them quantizes."""
+    pipelines = [load_pipeline(ROOT / "pipelines" / f"{name}.yaml") for name in names]
+    pipelines[-1] = pipelines[-1].with_quantize_options(**options)
+    return predict(
+        config,
+        [
+            (item, plan_weights(exported_config(config, item), item.quantize_options(), scale_bytes=float_bytes(item)), 0)
+            for item in pipelines
+        ],
+    )
+
+
+def test_variants_of_one_quantized_checkpoint_cost_an_export_each(config: ModelConfig) -> None:
+    """Three targets take less than half again as long as the CPU alone, which is what a build promises."""
+    mini = real(config, "phi-4-mini")
+    one, three = shared_preflight(mini, "cpu-int4"), shared_preflight(mini, "cpu-int4", *GPU_PIPELINES)
+    assert [step.step for step in three.steps] == ["rotate", "quantize", *["export"] * 3, "reference"]
+    assert three.memory_bytes == one.memory_bytes
+    assert one.seconds < three.seconds < 1.5 * one.seconds
+    # In the store, in Olive's cache and in the package each is a copy of its own; the checkpoint behind them is not.
+    assert one.disk_bytes < three.disk_bytes < 3 * one.disk_bytes
+
+
+def test_another_way_to_quantize_is_another_checkpoint(config: ModelConfig) -> None:
+    mini = real(config, "phi-4-mini")
+    alike = shared_preflight(mini, "cpu-int4", *GPU_PIPELINES)
+    other = shared_preflight(mini, "cpu-int4", *GPU_PIPELINES, damping=0.05)
+    steps = [step.step for step in other.steps]
+    assert (steps.count("rotate"), steps.count("quantize"), steps.count("export")) == (2, 2, 3)
+    assert other.seconds > alike.seconds
+    assert other.disk_bytes > alike.disk_bytes
 
 
 def npu_preflight(config: ModelConfig, **stages: object) -> Preflight:

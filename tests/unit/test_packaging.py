@@ -10,19 +10,14 @@ from hypothesis import strategies as st
 
 from phiforge import errors
 from phiforge.evidence import Kind, dump_evidence
-from phiforge.hashing import hash_files, hash_listing
 from phiforge.packaging.layout import check_inside, load_component, load_manifest, variant_folders
-from phiforge.packaging.verify import verify_package
+from phiforge.packaging.verify import read_sums, verify_package
 from phiforge.packaging.write import Contents, PackagedVariant, write_package
 from phiforge.target import load_profile
-from phiforge.variant import MODEL_FOLDER, RECORD_FILE, VariantRecord
-from phiforge.verbs.package import PackageInput, publish, read_package
+from phiforge.verbs.package import publish, read_package
 from phiforge.verbs.report import report
-from phiforge.verbs.subject import find_subjects
-from phiforge.verbs.validate import evidence_files
+from unit.packages import PROFILE, npu_input, npu_stage
 from unit.reporting import samples
-
-PROFILE = Path(__file__).parents[2] / "targets" / "qnn-x-elite.toml"
 
 
 def _contents(root: Path, *, evidence: str = "{}") -> Contents:
@@ -107,6 +102,18 @@ def test_evidence_does_not_change_what_the_package_is(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1]
 
 
+def test_the_reference_is_part_of_what_the_package_is(tmp_path: Path) -> None:
+    hashes = []
+    for index, reference in enumerate(({}, {"reference.json": b"{}"}, {"reference.json": b"[]"})):
+        folder = tmp_path / f"p{index}"
+        folder.mkdir()
+        hashes.append(write_package(replace(_contents(tmp_path), reference=reference), folder))
+        held = {path.name: path.read_bytes() for path in (folder / "reference").glob("*")}
+        assert held == reference
+        assert {f"reference/{name}" for name in reference} <= set(read_sums(folder))
+    assert len(set(hashes)) == 3
+
+
 def test_tied_variants_are_refused(tmp_path: Path) -> None:
     contents = _contents(tmp_path)
     twin = replace(contents.variants[0], name="other")
@@ -139,6 +146,16 @@ def test_manifest_with_unknown_key_is_refused(package: Path) -> None:
         load_manifest(package)
 
 
+@pytest.mark.parametrize("name", ["../outside", "a/b", "", "NUL"])
+def test_a_variant_s_name_is_that_of_a_folder(package: Path, name: str) -> None:
+    path = package / "models/model/component.json"
+    content = json.loads(path.read_text())
+    content["variants"] = {name: next(iter(content["variants"].values()))}
+    path.write_text(json.dumps(content))
+    with pytest.raises((errors.PackageInvalidError, errors.UnsafePathError)):
+        load_component(package)
+
+
 def test_traversal_in_sums_is_refused(package: Path) -> None:
     with (package / "SHA256SUMS").open("a") as file:
         file.write(f"{'0' * 64}  ../outside\n")
@@ -148,57 +165,12 @@ def test_traversal_in_sums_is_refused(package: Path) -> None:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Path:
-    """The stage folder of an NPU variant, with what stays there beside the model."""
-    folder = tmp_path / "stage"
-    for name, data in {
-        f"{MODEL_FOLDER}/part0.onnx": b"graph",
-        f"{MODEL_FOLDER}/part0.bin": b"binary",
-        "twin/part0.bin": b"twin",
-        "qdq/part0.onnx": b"qdq",
-        "calibration.jsonl": b"{}",
-        "plan.json": b"{}",
-        "workflow.json": b"{}",
-        "olive-package.json": b"{}",
-        "LICENSE": b"MIT",
-    }.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    known = samples.npu_report()
-    record = VariantRecord(
-        name="qnn-a16w4",
-        key="1" * 64,
-        sha256=hash_listing(hash_files(folder / MODEL_FOLDER)),
-        bytes=11,
-        bits_per_weight=4.3,
-        provider="qnn",
-        device="npu",
-        checkpoint=known.checkpoint,
-        options={},
-        operators={"EPContext": 1},
-        weights=known.variant.weights,
-        toolchain={},
-        npu=samples.npu_facts(),
-    )
-    (folder / RECORD_FILE).write_text(record.model_dump_json(), encoding="utf-8")
-    return folder
-
-
-def _npu_input(stage: Path) -> PackageInput:
-    (subject,) = find_subjects(stage)
-    own = [item.model_copy(update={"variant_sha256": subject.sha256}) for item in samples.npu_evidence()]
-    return PackageInput(
-        subject=subject,
-        about=stage,
-        evidence=evidence_files(own),
-        profiles=(load_profile(PROFILE),),
-        licences=(stage / "LICENSE",),
-    )
+    return npu_stage(tmp_path / "stage")
 
 
 def test_twin_and_qdq_graphs_stay_with_the_build(stage: Path, tmp_path: Path) -> None:
     final = tmp_path / "p.ortpackage"
-    publish([_npu_input(stage)], final, ())
+    publish([npu_input(stage)], final, ())
     files = {path.relative_to(final).as_posix() for path in final.rglob("*") if path.is_file()}
     assert {name for name in files if name.startswith("models/model/")} == {
         "models/model/component.json",
@@ -212,7 +184,7 @@ def test_twin_and_qdq_graphs_stay_with_the_build(stage: Path, tmp_path: Path) ->
 
 def test_an_npu_variant_s_facts_and_evidence_travel_in_its_package(stage: Path, tmp_path: Path) -> None:
     final = tmp_path / "p.ortpackage"
-    publish([_npu_input(stage)], final, ())
+    publish([npu_input(stage)], final, ())
     entry = load_component(final).variants["qnn-a16w4"]
     assert (entry.ep, entry.device) == ("QNNExecutionProvider", "npu")
     assert entry.additional_metadata["npu"] == {"sdk_version": "2.45.0.260326", "soc_model": 60, "confirmed": False}
@@ -234,7 +206,7 @@ def test_an_npu_variant_s_facts_and_evidence_travel_in_its_package(stage: Path, 
 
 def test_the_report_of_a_package_has_its_npu_facts_and_all_evidence(stage: Path, tmp_path: Path) -> None:
     final = tmp_path / "p.ortpackage"
-    publish([_npu_input(stage)], final, ())
+    publish([npu_input(stage)], final, ())
     made = report(final, output=tmp_path / "out")["qnn-x-elite"].report
     assert made.variant.npu == samples.npu_facts()
     npu = load_profile(PROFILE).npu
@@ -246,7 +218,7 @@ def test_the_report_of_a_package_has_its_npu_facts_and_all_evidence(stage: Path,
 
 def test_a_speed_measured_on_the_device_lifts_the_notice(stage: Path, tmp_path: Path) -> None:
     final = tmp_path / "p.ortpackage"
-    item = _npu_input(stage)
+    item = npu_input(stage)
     publish([item], final, ())
     here = samples.latency(variant_sha256=item.subject.sha256)
     machine = here.conditions.machine.model_copy(update={"process_architecture": "arm64"})

@@ -125,3 +125,31 @@ def test_what_the_cpu_runs_keeps_its_blocks(tmp_path: Path, stages: str, in_bloc
     path = _broken(tmp_path, "type: PhiforgeStages", f"type: PhiforgeStages{stages}", NPU_PIPELINE)
     assert load_pipeline(path).quantize_options().in_blocks == in_blocks
     assert load_pipeline(PIPELINE).quantize_options().in_blocks == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "named"),
+    [
+        ("cpu-int4", "accuracy_level: 4", "activations: float16", "activations: float16 is not for the provider cpu"),
+        ("directml-int4", "activations: float16", "activations: float32", "float32 is not for the provider dml"),
+        ("directml-int4", "activations: float16", "activations: bfloat16", "activations"),
+        ("directml-int4", "embedding: unpacked", "embedding: gathered", "embedding"),
+        ("directml-int4", "provider: dml", "provider: directml", "provider"),
+    ],
+)
+def test_faults_of_a_gpu_pipeline_are_named(tmp_path: Path, name: str, old: str, new: str, named: str) -> None:
+    with pytest.raises(errors.PipelineInvalidError) as caught:
+        load_pipeline(_broken(tmp_path, old, new, PIPELINES / f"{name}.yaml"))
+    assert named in caught.value.why
+
+
+def test_webgpu_takes_float32_too(tmp_path: Path) -> None:
+    path = _broken(tmp_path, "activations: float16", "activations: float32", PIPELINES / "webgpu-int4.yaml")
+    options = load_pipeline(path).export_options()
+    assert options is not None
+    assert options.activations == "float32"
+
+
+def test_a_pipeline_says_what_it_builds_for() -> None:
+    names = {"cpu-int4": "cpu", "directml-int4": "directml", "webgpu-int4": "webgpu", "qnn-a16w4": "qnn"}
+    assert {name: load_pipeline(PIPELINES / f"{name}.yaml").target for name in names} == names

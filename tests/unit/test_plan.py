@@ -11,6 +11,9 @@ from phiforge.checkpoint.inspect import CheckpointFacts, fingerprint, inspect_ch
 from phiforge.pipeline import CalibrateOptions, Pipeline, StagesOptions, load_pipeline
 from phiforge.plan import NpuPlan, Plan, resolve
 from phiforge.target import Profile, load_profile
+from phiforge.verbs.calibrate import Calibrating, complete_pipelines
+from phiforge.verbs.resolving import resolve_names
+from phiforge.verbs.watch import Stages, Unwatched
 
 ROOT = Path(__file__).parents[2]
 TOOLS = {"olive-ai": "0.13.0"}
@@ -225,3 +228,96 @@ def test_per_channel_without_an_npu_is_for_every_weight(
 ) -> None:
     weights = _plan(facts, profile, _changed(pipeline, per_channel=True)).variants[0].weights
     assert all(weight.spec.per_channel and not weight.row_scales for weight in weights)
+
+
+# What one build for a CPU, a DirectX GPU and WebGPU is told.
+THREE = ("cpu-x64", "directml-generic", "webgpu-generic")
+
+
+def _three(**changes: object) -> tuple[list[Profile], dict[str, Pipeline]]:
+    profiles, pipelines = resolve_names(ROOT, THREE, None)
+    return profiles, {name: pipeline.with_quantize_options(**changes) for name, pipeline in pipelines.items()}
+
+
+def _checkpoint_passes(plan: Plan) -> dict[str, object]:
+    """What makes the quantized checkpoint of each variant; Olive's cache answers where two are alike."""
+    found = {}
+    for variant in plan.variants:
+        passes = variant.workflow["passes"]
+        found[variant.name] = [options for name, options in passes.items() if name != "export"]
+    return found
+
+
+@pytest.fixture
+def gpu_facts(tmp_path: Path) -> CheckpointFacts:
+    make_checkpoint(tmp_path / "gpu", hidden_size=128)
+    return inspect_checkpoint(tmp_path / "gpu")
+
+
+def test_three_targets_share_one_quantized_checkpoint(gpu_facts: CheckpointFacts) -> None:
+    plan = resolve(gpu_facts, "f", *_three(), TOOLS)
+    assert [(variant.name, variant.provider, variant.device) for variant in plan.variants] == [
+        ("cpu-int4", "cpu", "cpu"), ("directml-int4", "dml", "gpu"), ("webgpu-int4", "webgpu", "gpu"),
+    ]  # fmt: skip
+    cpu, *others = _checkpoint_passes(plan).values()
+    assert all(other == cpu for other in others)
+    assert cpu is not None
+    assert len({variant.key for variant in plan.variants}) == 3
+    assert [step.step for step in plan.preflight.steps] == [
+        "rotate", "quantize", "export", "export", "export", "reference",
+    ]  # fmt: skip
+
+
+def test_scales_and_norms_of_a_gpu_take_two_bytes(gpu_facts: CheckpointFacts) -> None:
+    cpu, *gpus = resolve(gpu_facts, "f", *_three(), TOOLS).variants
+    blocks = sum(weight.weights // weight.spec.block_size for weight in cpu.weights)
+    for gpu in gpus:
+        assert {weight.scale_bytes for weight in gpu.weights} == {2}
+        assert [weight.spec for weight in gpu.weights] == [weight.spec for weight in cpu.weights]
+        assert gpu.float_bytes == 2 * gpu.norm_weights == cpu.float_bytes // 2
+        assert cpu.weight_bytes - gpu.weight_bytes == 2 * blocks + 2 * cpu.norm_weights
+        assert gpu.bits_per_weight < cpu.bits_per_weight
+    assert {weight.scale_bytes for weight in cpu.weights} == {4}
+
+
+@pytest.mark.parametrize(
+    ("target", "pipeline", "told"),
+    [
+        ("directml-generic", "cpu-int4", "builds for cpu, and the profile wants directml"),
+        ("directml-nvidia-rtx", "webgpu-int4", "builds for webgpu, and the profile wants directml"),
+        ("webgpu-generic", "directml-int4", "builds for directml, and the profile wants webgpu"),
+        ("cpu-x64", "directml-int4", "builds for directml, and the profile wants cpu"),
+        ("qnn-x-elite", "directml-int4", "builds for directml, and the profile wants qnn"),
+    ],
+)
+def test_a_pipeline_for_another_provider_is_refused_with_both_names(
+    gpu_facts: CheckpointFacts, target: str, pipeline: str, told: str
+) -> None:
+    with pytest.raises(errors.PipelineInvalidError, match=f"{pipeline} does not fit the profile {target}") as caught:
+        resolve(gpu_facts, "f", *resolve_names(ROOT, [target], pipeline), TOOLS)
+    assert told in caught.value.why
+
+
+def test_all_directml_profiles_share_a_variant(gpu_facts: CheckpointFacts) -> None:
+    names = sorted(path.stem for path in (ROOT / "targets").glob("directml-*.toml"))
+    (variant,) = resolve(gpu_facts, "f", *resolve_names(ROOT, names, None), TOOLS).variants
+    assert sorted(variant.profiles) == names
+
+
+def test_measured_precision_raises_the_same_weights_for_every_target(
+    gpu_facts: CheckpointFacts, tmp_path: Path
+) -> None:
+    """A GPU's smaller scales leave room for more; then two checkpoints would be quantized."""
+    texts = tmp_path / "calibration.jsonl"
+    texts.write_text('{"id": "a", "text": "b"}\n', encoding="utf-8")
+    about = Calibrating(facts=gpu_facts, fingerprint="f", calibration=texts, threads=1)
+    many = 0
+    for target_bpw in (5.25, 5.5, 5.75, 6.0, 6.5):
+        profiles, pipelines = _three(mixed="measured", target_bpw=target_bpw, block_size=32)
+        completed = complete_pipelines(pipelines, about, None, Stages(Unwatched()))
+        raised = {name: item.quantize_options().int8_modules for name, item in completed.items()}
+        assert len(set(raised.values())) == 1, raised
+        many += len(raised["cpu-int4"])
+        cpu, *others = _checkpoint_passes(resolve(gpu_facts, "f", profiles, completed, TOOLS)).values()
+        assert all(other == cpu for other in others)
+    assert many

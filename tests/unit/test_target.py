@@ -101,3 +101,20 @@ def test_npu_profiles_say_where_their_chip_is_from_and_survive_json(path: Path, 
     copy = tmp_path / "p.json"
     copy.write_text(profile.model_dump_json(), encoding="utf-8")
     assert parse_profile(copy) == profile
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("0x10DE", "0x110DE", "hardware.gpu_vendor_id"),
+        ("0x10DE", '"NVIDIA"', "hardware.gpu_vendor_id"),
+        ("float16_relative_error_max = 0.005", "float16_relative_error_max = 0.0", "float16_relative_error_max"),
+        ("float16_relative_error_max", "float16_error_max", "did you mean float16_relative_error_max"),
+        ('"directml"', '"dml"', "build.target"),
+        ('device = "gpu"', 'device = "dgpu"', "runtime.device"),
+    ],
+)
+def test_faults_of_a_gpu_are_named(tmp_path: Path, old: str, new: str, named: str) -> None:
+    with pytest.raises(errors.ProfileInvalidError) as caught:
+        load_profile(_broken(tmp_path, old, new, TARGETS / "directml-nvidia-rtx.toml"))
+    assert named in caught.value.why

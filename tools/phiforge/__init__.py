@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from phiforge.verbs.chat import chat
     from phiforge.verbs.doctor import doctor
     from phiforge.verbs.inspect import inspect
+    from phiforge.verbs.measure import measure
     from phiforge.verbs.package import package
     from phiforge.verbs.pipelines import pipelines
     from phiforge.verbs.report import report
@@ -28,6 +29,7 @@ __all__ = [
     "chat",
     "doctor",
     "inspect",
+    "measure",
     "package",
     "pipelines",
     "report",

@@ -214,7 +214,8 @@ class Agreement(Record):
     """How alike two ways of running one variant are, or two variants, on the same tokens.
 
     `comparison` says what is held against what. `relative_logit_error` is the norm of the difference over the norm of
-    the second's logits; None between two variants, whose logits differ by right.
+    the second's logits; None between two variants, whose logits differ by right. `relative_spread_error` is the root of
+    the mean square of the difference over the standard deviation of the second's logits, where that was asked for.
     """
 
     evidence: Literal["agreement"] = "agreement"
@@ -222,11 +223,14 @@ class Agreement(Record):
     kind: Kind
     conditions: Conditions
     variant_sha256: str
-    comparison: Literal["emulator-prefill", "emulator-decode", "other-variant"]
+    comparison: Literal[
+        "emulator-prefill", "emulator-decode", "provider-prefill", "provider-decode", "float32", "other-variant"
+    ]
     against: str
     against_sha256: str | None = None
     positions: int
     relative_logit_error: float | None
+    relative_spread_error: float | None = None
     kl_mean_nats: float
     top1_agreement_fraction: float
 

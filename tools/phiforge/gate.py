@@ -118,14 +118,27 @@ def _recovery(evidence: AnyEvidence) -> tuple[Reading, ...]:
     return (Reading(overall.recovery_fraction, evidence.kind),)
 
 
-def _emulator(evidence: AnyEvidence) -> tuple[Reading, ...]:
-    if not isinstance(evidence, Agreement) or not evidence.comparison.startswith("emulator-"):
+def _against_cpu(what: str) -> Reader:
+    """Readings of a comparison of `what` with the CPU, in prefill and in decode."""
+
+    def reader(evidence: AnyEvidence) -> tuple[Reading, ...]:
+        if not isinstance(evidence, Agreement) or not evidence.comparison.startswith(f"{what}-"):
+            return ()
+        where = f" in {evidence.comparison.removeprefix(f'{what}-')}"
+        if evidence.positions < 1 or evidence.relative_logit_error is None:
+            lacks = "covers no position" if evidence.positions < 1 else "holds no error of the logits"
+            return (Reading(None, evidence.kind, where, absent=f"the agreement evidence{where} {lacks}"),)
+        return (Reading(evidence.relative_logit_error, evidence.kind, where),)
+
+    return reader
+
+
+def _float16(evidence: AnyEvidence) -> tuple[Reading, ...]:
+    if not isinstance(evidence, Agreement) or evidence.comparison != "float32":
         return ()
-    where = f" in {evidence.comparison.removeprefix('emulator-')}"
-    if evidence.positions < 1 or evidence.relative_logit_error is None:
-        what = "covers no position" if evidence.positions < 1 else "holds no error of the logits"
-        return (Reading(None, evidence.kind, where, absent=f"the agreement evidence{where} {what}"),)
-    return (Reading(evidence.relative_logit_error, evidence.kind, where),)
+    if evidence.positions < 1 or evidence.relative_spread_error is None:
+        return (Reading(None, evidence.kind, absent="the agreement evidence against float32 holds no error"),)
+    return (Reading(evidence.relative_spread_error, evidence.kind),)
 
 
 def _latency(read: Callable[[Latency], float]) -> Reader:
@@ -161,7 +174,13 @@ RULES: dict[str, Rule] = {
     ),
     "perplexity_ratio_max": Rule("Perplexity ratio", "ratio", "drift", _drift(lambda d: d.perplexity_ratio)),
     "answer_recovery_fraction_min": Rule("Answer recovery", "fraction", "tasks", _recovery),
-    "emulator_relative_error_max": Rule("Relative logit error of the emulator", "fraction", "agreement", _emulator),
+    "emulator_relative_error_max": Rule(
+        "Relative logit error of the emulator", "fraction", "agreement", _against_cpu("emulator")
+    ),
+    "provider_relative_error_max": Rule(
+        "Relative logit error of the provider", "fraction", "agreement", _against_cpu("provider")
+    ),
+    "float16_relative_error_max": Rule("Relative logit error of float16", "fraction", "agreement", _float16),
     "variant_bytes_max": Rule("Variant size", "bytes", None, _nothing),
     "load_ms_max": Rule("Load time", "ms", "latency", _latency(lambda e: e.load_ms)),
     "ttft_p50_ms_max": Rule("Time to first token (p50)", "ms", "latency", _rows(lambda r: r.ttft_p50_ms)),

@@ -19,6 +19,11 @@ def content_key(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def hash_bytes(content: bytes) -> str:
+    """SHA-256 of bytes, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hex, read in blocks."""
     digest = hashlib.sha256()

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 _KEY_DIGITS = 16
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that its name never holds half of it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, so that its name never holds half of it."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(partial, path)
 
 

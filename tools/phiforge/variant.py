@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "variant.json"
 PLAN_FILE = "plan.json"
+WORKFLOW_FILE = "workflow.json"
 MODEL_FOLDER = "model"
 # What stays with the build of an NPU variant: the twin that an x86 host can load, the graphs before they were compiled,
 # which the CPU runs, and the calibrated checkpoint they were made of. What was compiled is told in a file.

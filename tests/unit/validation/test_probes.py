@@ -79,8 +79,8 @@ def test_stop_ids_must_be_listed_and_heard(own: tuple[int, ...], stopping: set[i
 
 
 def test_stopping_compares_with_the_reference() -> None:
-    good: list[tuple[Sequence[int], bool]] = [([1, 2, 3], True)] * 100
-    bad: list[tuple[Sequence[int], bool]] = [([1, 2, 3, 4, 5] * 20, False)] * 100
+    good = [probes.ending([1, 2, 3], stopped=True)] * 100
+    bad = [probes.ending([1, 2, 3, 4, 5] * 20, stopped=False)] * 100
     assert probes.probe_stopping(good, good).passed
     assert not probes.probe_stopping(good, bad).passed
     assert probes.probe_stopping(bad, bad).passed

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phiforge import errors
-from phiforge.validation.texts import load_tasks, load_texts, sha256_of, task_files
+from phiforge.validation.texts import data_set, load_tasks, load_texts, task_files
 
 QUESTION = {"id": "q", "messages": [{"role": "user", "content": "1 + 1?"}], "answer": "2"}
 
@@ -67,8 +67,8 @@ def test_no_data_is_an_error(tmp_path: Path) -> None:
 
 def test_the_hash_tells_content_and_names(tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", QUESTION)
-    before = sha256_of(task_files(tmp_path))
+    before = data_set(task_files(tmp_path)).sha256
     second = write(tmp_path / "b.jsonl", QUESTION)
-    assert sha256_of([first]) == before != sha256_of([second])
+    assert data_set([first]).sha256 == before != data_set([second]).sha256
     write(first, {**QUESTION, "answer": "3"})
-    assert sha256_of([first]) != before
+    assert data_set([first]).sha256 != before

@@ -105,7 +105,10 @@ def build(
 @app.command()
 def validate(
     variant: Subject,
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", "-c", help="What it was built from: the reference.")],
+    checkpoint: Annotated[
+        Optional[Path],
+        typer.Option("--checkpoint", "-c", help="What it was built from: the reference. A package carries its own."),
+    ] = None,
     revision: Revision = None,
     output: Output = Path("artifacts/evidence"),
     texts: Texts = None,
@@ -113,7 +116,10 @@ def validate(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> int:
-    """Measure what a variant costs in accuracy: drift, answers, probes."""
+    """Measure what a variant costs in accuracy: drift, answers, probes.
+
+    A package can be validated without its checkpoint: it carries what the original said of some texts and questions.
+    """
     from phiforge.verbs.validate import validate as run
 
     with ProgressWatcher(quiet=quiet) as watcher:
@@ -133,7 +139,10 @@ def validate(
 @app.command()
 def bench(
     variant: Subject,
-    target: Annotated[str, typer.Option("--target", "-t", help="The device profile that says how to measure.")],
+    target: Annotated[
+        Optional[str],
+        typer.Option("--target", "-t", help="The device profile that says how to measure. A package carries its own."),
+    ] = None,
     output: Output = Path("artifacts/evidence"),
     tuning: UsedTuning = None,
     project: Project = None,
@@ -145,6 +154,43 @@ def bench(
     with ProgressWatcher(quiet=quiet) as watcher:
         files = run(variant, target=target, output=output, tuning=tuning, project=project, watcher=watcher)
     return render.latency_files(files)
+
+
+@app.command()
+def measure(
+    package: Annotated[Path, typer.Argument(help="A package (.ortpackage folder).")],
+    variant: Annotated[
+        Optional[str], typer.Option("--variant", help="A variant by name, instead of the one this machine gets.")
+    ] = None,
+    target: Annotated[
+        Optional[str], typer.Option("--target", "-t", help="A profile of the package, instead of the one that fits.")
+    ] = None,
+    output: Output = Path("artifacts/evidence"),
+    threads: Threads = None,
+    device: Annotated[
+        Optional[int], typer.Option("--device", min=0, help="Which of several devices that could run it, from 0.")
+    ] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Measure a package on this machine and write one evidence file for `phiforge report` on the build machine.
+
+    Needs the package and the light install, no checkpoint and no project. An interrupted run goes on where it was.
+    """
+    from phiforge.cli.kit import measurement, show_job
+    from phiforge.verbs.measure import measure as run
+
+    with ProgressWatcher(quiet=quiet) as watcher:
+        found = run(
+            package,
+            variant=variant,
+            target=target,
+            output=output,
+            threads=threads,
+            device=device,
+            watcher=watcher,
+            on_job=show_job,
+        )
+    return measurement(found)
 
 
 @app.command()
@@ -234,10 +280,14 @@ def report(
     package: Annotated[Path, typer.Argument(help="A package (.ortpackage folder).")],
     output: Output = Path("artifacts/report"),
     evidence: Annotated[
-        Optional[list[Path]], typer.Option("--evidence", "-e", help="Evidence files from elsewhere.")
+        Optional[list[Path]],
+        typer.Option("--evidence", "-e", help="An evidence file from a device, or a single record; may be repeated."),
     ] = None,
 ) -> int:
-    """Judge a package's evidence again and write its reports (JSON, Markdown, HTML)."""
+    """Judge a package's evidence again and write its reports (JSON, Markdown, HTML).
+
+    What `phiforge measure` wrote on other machines is merged: it must be of this very package.
+    """
     from phiforge.verbs.report import report as run
 
     return render.reports(run(package, output=output, evidence=evidence or ()))
@@ -292,3 +342,12 @@ def chat(
     from phiforge.verbs.chat import chat as run
 
     return render.conversation(run(package, max_new_tokens=max_new_tokens, threads=threads, tuning=tuning), prompt)
+
+
+@app.command()
+def explain(package: Annotated[Path, typer.Argument(help="A package (.ortpackage folder).")]) -> int:
+    """Say which variant of a package this machine gets, and why not each of the others."""
+    from phiforge.cli.explain import show_explanation
+    from phiforge.verbs.explain import explain as run
+
+    return show_explanation(run(package))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from phiforge.errors import PhiforgeError
+    from phiforge.evidence import Latency
     from phiforge.gate import Verdict
     from phiforge.packaging.verify import Verification
     from phiforge.pipeline import Pipeline
@@ -79,7 +80,7 @@ def build_result(result: BuildResult) -> int:
     if all(stage.reused for stage in result.stages):
         out.print("Nothing changed: no stage was done again.")
     for name, verdict in result.verdicts.items():
-        _verdict(name, verdict, out)
+        show_verdict(name, verdict, out)
     out.print(f"Package: {result.package}")
     out.print(f"Content: sha256 {result.content_sha256}")
     for path in result.reports.values():
@@ -91,7 +92,7 @@ def reports(written: Mapping[str, WrittenReport]) -> int:
     """Print the verdicts and where the reports are; the exit code follows the worst verdict."""
     out = console()
     for name, made in written.items():
-        _verdict(name, made.report.verdict, out)
+        show_verdict(name, made.report.verdict, out)
         out.print(f"Report:  {made.files.html}")
     return max(gate.exit_code(made.report.verdict) for made in written.values())
 
@@ -111,29 +112,30 @@ def latency_files(files: Mapping[str, Path]) -> int:
     for name, file in files.items():
         evidence = load_evidence(file)
         assert isinstance(evidence, Latency)
-        table = Table(
-            "prompt tokens",
-            "TTFT p50 ms",
-            "prefill tokens/s",
-            "decode tokens/s p50",
-            "inter-token p99 ms",
-            title=f"{name} ({evidence.kind}, {evidence.conditions.threads} threads)",
-        )
-        for row in evidence.rows:
-            table.add_row(
-                str(row.prompt_tokens),
-                f"{row.ttft_p50_ms:.1f}",
-                f"{row.prefill_tokens_per_s_p50:.0f}",
-                f"{row.decode_tokens_per_s_p50:.1f}",
-                f"{row.inter_token_p99_ms:.2f}",
-            )
-        out.print(table)
-        out.print(
-            f"Load {evidence.load_ms:.0f} ms, peak anonymous memory {size(evidence.peak_anon_bytes)}, resident "
-            f"{size(evidence.peak_rss_bytes)}"
-        )
+        title = f"{name} ({evidence.kind}, {evidence.conditions.threads} threads)"
+        show_latency(title, evidence, out)
         out.print(f"Evidence: {file}")
     return OK
+
+
+def show_latency(title: str, latency: Latency, out: Console) -> None:
+    """Print the times of one variant, a row for each prompt length, and its memory."""
+    table = Table(
+        "prompt tokens", "TTFT p50 ms", "prefill tokens/s", "decode tokens/s p50", "inter-token p99 ms", title=title
+    )
+    for row in latency.rows:
+        table.add_row(
+            str(row.prompt_tokens),
+            f"{row.ttft_p50_ms:.1f}",
+            f"{row.prefill_tokens_per_s_p50:.0f}",
+            f"{row.decode_tokens_per_s_p50:.1f}",
+            f"{row.inter_token_p99_ms:.2f}",
+        )
+    out.print(table)
+    out.print(
+        f"Load {latency.load_ms:.0f} ms, peak anonymous memory {size(latency.peak_anon_bytes)}, resident "
+        f"{size(latency.peak_rss_bytes)}"
+    )
 
 
 def path(what: str, where: Path) -> int:
@@ -229,7 +231,8 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def _verdict(name: str, verdict: Verdict, out: Console) -> None:
+def show_verdict(name: str, verdict: Verdict, out: Console) -> None:
+    """Print a verdict and the reasons for it."""
     colour = _COLOURS[verdict.outcome]
     out.print(f"[bold {colour}]{name}: {verdict.outcome}[/]")
     for finding in verdict.findings:

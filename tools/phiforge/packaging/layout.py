@@ -4,6 +4,7 @@
     models/model/component.json       the variants: folder, execution provider, device
     models/model/<variant>/           complete; loads by itself with onnxruntime_genai.Model(folder)
     build/<variant>/                   what it was made of: record, plan, workflow, device profiles
+    reference/                         what the original says, to hold a variant against where there is no original
     evidence/<variant>/ report/        what it is worth
     LICENSE
     SHA256SUMS                        every other file; its own hash is the package's seal
@@ -32,8 +33,14 @@ COMPONENT_FOLDER = "models/model"
 COMPONENT = "component.json"
 EVIDENCE_FOLDER = "evidence"
 BUILD_FOLDER = "build"
+REFERENCE_FOLDER = "reference"
 PROFILE_FOLDER = "profiles"
 REPORT_FOLDER = "report"
+# Names that Windows keeps for devices, whatever extension they have, and letters it forbids in names.
+_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}) | {
+    f"{port}{digit}" for port in ("COM", "LPT") for digit in "123456789\u00b9\u00b2\u00b3"
+}
+_FORBIDDEN = frozenset('<>:"|?*\\')
 # Measured anew on every machine and in every run: sealed, but not part of what the package is.
 VARYING_FOLDERS = (EVIDENCE_FOLDER, REPORT_FOLDER)
 
@@ -65,6 +72,14 @@ class Component(Entry):
     component_name: str
     variants: Annotated[dict[str, VariantEntry], Field(min_length=1)]
 
+    @field_validator("variants")
+    @classmethod
+    def _names(cls, value: dict[str, VariantEntry]) -> dict[str, VariantEntry]:
+        for name in value:  # folders are called by them
+            if "/" in check_inside(name):
+                raise ValueError(f"{name!r} is no name of a variant")
+        return value
+
 
 class Manifest(Entry):
     """manifest.json of the package."""
@@ -84,19 +99,36 @@ class Manifest(Entry):
 
 
 def check_inside(path: str) -> str:
-    """Return `path` if it stays inside its folder.
+    """Return `path` if it stays inside its folder and names the same file on every system.
+
+    Windows keeps some names for devices, drops dots and spaces at the end of a name, and forbids some letters
+    (Microsoft, "Naming Files, Paths, and Namespaces").
 
     Raises:
-        UnsafePathError: It is absolute, climbs out, or uses backslashes or a drive.
+        UnsafePathError: It is absolute, climbs out, or has a name that Windows reads in another way.
     """
     pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path:
-        raise errors.UnsafePathError(
-            f"A path in the package leaves its folder: {path!r}.",
-            why="Paths in a manifest are relative to it and never climb out.",
-            fix="Do not use this package; get it again from where it was published.",
-        )
+    if not path or pure.is_absolute() or ".." in pure.parts:
+        raise _unsafe(path, "leaves its folder", "Paths in a manifest are relative to it and never climb out.")
+    if not all(_is_name_everywhere(part) for part in pure.parts):
+        raise _unsafe(path, "is none on Windows", "A name in it is kept for a device there, or cannot be a file's.")
     return path
+
+
+def _is_name_everywhere(name: str) -> bool:
+    return (
+        name.split(".")[0].rstrip(" ").upper() not in _DEVICES
+        and not name.endswith((".", " "))
+        and not any(letter in _FORBIDDEN or ord(letter) < ord(" ") for letter in name)
+    )
+
+
+def _unsafe(path: str, what: str, why: str) -> errors.UnsafePathError:
+    return errors.UnsafePathError(
+        f"A path in the package {what}: {path!r}.",
+        why=why,
+        fix="Do not use this package; get it again from where it was published.",
+    )
 
 
 def load_manifest(package: Path) -> Manifest:

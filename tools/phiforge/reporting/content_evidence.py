@@ -170,7 +170,8 @@ def agreement(records: Sequence[Agreement]) -> tuple[Section, ...]:
     table = Table(columns=columns, rows=tuple(_agreement(record) for record in records), stacked=True)
     intro = (
         "The same tokens through both. Relative logit error is the norm of the difference over the norm of the "
-        "second's logits; between two variants, whose logits differ by right, there is none."
+        "second's logits, and for float16 the root mean square of the difference over the spread of the second's; "
+        "between two variants, whose logits differ by right, there is none."
     )
     return (Section("agreement", "Agreement", intro, tables=(table,)),)
 
@@ -216,6 +217,9 @@ def conditions(report: Report) -> Section:
 _COMPARED = {
     "emulator-prefill": "Emulator, prefill",
     "emulator-decode": "Emulator, decode",
+    "provider-prefill": "Provider, prefill",
+    "provider-decode": "Provider, decode",
+    "float32": "Float16",
     "other-variant": "This variant",
 }
 _MEASURES = (
@@ -264,7 +268,7 @@ def _score(score: TaskScore) -> tuple[Cell, ...]:
 
 
 def _agreement(record: Agreement) -> tuple[Cell, ...]:
-    error = record.relative_logit_error
+    error = record.relative_logit_error if record.relative_spread_error is None else record.relative_spread_error
     other = f" ({text.short_hash(record.against_sha256)})" if record.against_sha256 else ""
     return (
         word(_COMPARED[record.comparison]),

@@ -41,24 +41,40 @@ def evidence_names(evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
 
 
 def labels(evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
-    """A short label for each: its sort, with its kind or comparison where the sort alone is not enough."""
-    counts = Counter(_plain(record) for record in evidence)
+    """A short label for each: its sort, with its kind or comparison where the sort alone is not enough.
+
+    Of one kind from several machines, the second and later ones are numbered.
+    """
+    counts, numbers = Counter(_plain(record) for record in evidence), _numbers(evidence)
     return tuple(
-        f"{record.evidence} ({_detail(record)})"
+        f"{record.evidence} ({_detail(record)}{number})"
         if isinstance(record, Agreement) or counts[_plain(record)] > 1
         else record.evidence
-        for record in evidence
+        for record, number in zip(evidence, numbers, strict=True)
     )
 
 
 def named(sort: type[_Sort], evidence: Sequence[AnyEvidence]) -> tuple[tuple[str, str, _Sort], ...]:
     """All evidence of one sort: its name, what a title adds to tell it from the others of its sort, the record."""
     found = [
-        (name, record)
-        for name, record in zip(evidence_names(evidence), evidence, strict=True)
+        (name, number, record)
+        for name, number, record in zip(evidence_names(evidence), _numbers(evidence), evidence, strict=True)
         if isinstance(record, sort)
     ]
-    return tuple((name, _TITLES[record.kind] if len(found) > 1 else "", record) for name, record in found)
+    return tuple(
+        (name, f"{_TITLES[record.kind]}{number}" if len(found) > 1 else "", record) for name, number, record in found
+    )
+
+
+def _numbers(evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
+    """What tells records of one sort and kind apart: nothing for the first, ", 2" for the second."""
+    seen = Counter[tuple[str, str]]()
+    told = []
+    for record in evidence:
+        seen[_plain(record), record.kind] += 1
+        count = seen[_plain(record), record.kind]
+        told.append(f", {count}" if count > 1 else "")
+    return tuple(told)
 
 
 def _plain(record: AnyEvidence) -> str:
@@ -66,4 +82,6 @@ def _plain(record: AnyEvidence) -> str:
 
 
 def _detail(record: AnyEvidence) -> str:
-    return record.comparison.removeprefix("emulator-") if isinstance(record, Agreement) else record.kind.value
+    if not isinstance(record, Agreement):
+        return record.kind.value
+    return record.comparison.removeprefix("emulator-").removeprefix("provider-")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from phiforge.activations import EMBEDDING, SITES, SwitchedOff, expected_names, layer_site
-from phiforge.validation.staged import StagedSubject, cut_reference, layer_count, score_changed
+from phiforge.validation.staged import StagedSubject, layer_count, score_changed
+from phiforge.validation.subset import cut_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,6 +19,7 @@ import psutil
 from phiforge import errors
 from phiforge.evidence import Conditions, Kind, Latency, LatencyRow, MemorySample
 from phiforge.machine import default_threads, describe_machine, tool_versions
+from phiforge.selection import RUNTIME_WHEELS
 from phiforge.tuning import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SAMPLE_SECONDS = 0.02
 # Memory samples kept in the evidence; of each stretch of the run, the highest.
 SAMPLES_KEPT = 200
 SEED = 20
-VERSIONS = ("onnxruntime", "onnxruntime-genai", "numpy", "phiforge")
+VERSIONS = (*RUNTIME_WHEELS, "numpy", "phiforge")
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 _STDERR_LINES = 5
 

@@ -11,14 +11,14 @@ from phiforge.validation.tasks import Answered, is_right, overall_score, task_sc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from phiforge.runtime.generate import Generation
     from phiforge.validation.drift import Reference
-    from phiforge.validation.held_out import HeldOut, Said, Stamp
+    from phiforge.validation.held_out import Asked, Said, Stamp
+    from phiforge.validation.texts import DataSet
 
     LogitsOf = Callable[[Sequence[int]], NDArray[np.float32]]
 
@@ -29,7 +29,7 @@ def drift_record(
     *,
     kind: Kind,
     stamp: Stamp,
-    files: Sequence[Path],
+    data: DataSet,
     switch: int | None,
     on_text: Callable[[int], None],
 ) -> Drift:
@@ -37,7 +37,7 @@ def drift_record(
     numbers = score(reference, logits_of, switch=switch, on_text=on_text)
     return Drift(
         kind=kind,
-        conditions=stamp.conditions(files, len(reference.texts)),
+        conditions=stamp.conditions(data, len(reference.texts)),
         variant_sha256=stamp.variant_sha256,
         reference_sha256=stamp.reference_sha256,
         top_k=reference.top_k,
@@ -46,35 +46,32 @@ def drift_record(
 
 
 def tasks_record(
-    data: HeldOut,
     said: Said,
+    questions: Sequence[Asked],
     made: Sequence[Generation],
     decode: Callable[[Sequence[int]], str],
     *,
     kind: Kind,
     stamp: Stamp,
 ) -> tuple[Tasks, Probe]:
-    """Return the scores of the answers `made`, and the probe that they end."""
+    """Return the scores of the answers `made` to some of the questions, and the probe that they end."""
     answered = [
         Answered(
-            task=task,
-            reference_right=is_right(theirs.text, question.answer),
-            variant_right=is_right(decode(ours.tokens), question.answer),
-            reference_tokens=len(theirs.tokens),
+            task=asked.task,
+            reference_right=asked.right,
+            variant_right=is_right(decode(ours.tokens), asked.answer),
+            reference_tokens=asked.tokens,
             variant_tokens=len(ours.tokens),
         )
-        for (task, question), theirs, ours in zip(data.questions, said.answers, made, strict=True)
+        for asked, ours in zip(questions, made, strict=True)
     ]
     tasks = Tasks(
         kind=kind,
-        conditions=stamp.conditions(data.task_files, len(answered)),
+        conditions=stamp.conditions(said.task_set, len(answered)),
         variant_sha256=stamp.variant_sha256,
         reference_sha256=stamp.reference_sha256,
         scores=task_scores(answered),
         overall=overall_score(answered),
     )
-    stopping = probes.probe_stopping(
-        [(answer.tokens, answer.stopped) for answer in said.answers],
-        [(generation.tokens, generation.stopped_by == "stop-id") for generation in made],
-    )
-    return tasks, stopping
+    endings = [probes.ending(ours.tokens, stopped=ours.stopped_by == "stop-id") for ours in made]
+    return tasks, probes.probe_stopping([asked.ending for asked in questions], endings)

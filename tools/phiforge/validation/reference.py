@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from phiforge import errors
 from phiforge.validation.drift import Reference, ReferenceText
 
 if TYPE_CHECKING:
@@ -52,8 +53,19 @@ class Source:
 
     @cached_property
     def original(self) -> Original:
-        """The checkpoint, opened."""
-        from phiforge.validation.original import Original
+        """The checkpoint, opened.
+
+        Raises:
+            DependencyMissingError: torch or transformers is not installed.
+        """
+        try:
+            from phiforge.validation.original import Original
+        except ImportError as error:
+            raise errors.DependencyMissingError(
+                "The original cannot be asked here.",
+                why=f"It runs by torch and transformers, and {error.name or error} is not installed.",
+                fix='Leave --checkpoint out for a package, or: pip install -c constraints.txt "phiforge[build,cpu]"',
+            ) from error
 
         return Original(self.checkpoint, threads=self.threads)
 

@@ -11,23 +11,23 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from phiforge.activations import SwitchedOff, expected_names
 from phiforge.checkpoint.config import load_config
-from phiforge.checkpoint.inspect import fingerprint
 from phiforge.evidence import Agreement, Breakdown, DriftStep, Kind, Probes
 from phiforge.machine import default_threads
-from phiforge.validation.drift import Reference, ReferenceText, log_softmax, score, score_text
+from phiforge.validation.agreement import agreement, compare, of_pairs
+from phiforge.validation.drift import score, score_text
 from phiforge.validation.end_to_end import probe_end_to_end
-from phiforge.validation.held_out import Stamp, ask, load_held_out
+from phiforge.validation.held_out import Stamp, ask_checkpoint
 from phiforge.validation.probes import probe_placement
 from phiforge.validation.records import drift_record, tasks_record
-from phiforge.validation.reference import Source
 from phiforge.validation.run import token_probes
 from phiforge.validation.statistics import BLOCK_TOKENS, block_ids, clustered_mean
+from phiforge.validation.subset import QUESTIONS, cut_reference, cut_text, spread
 from phiforge.variant import CALIBRATED_FOLDER, QDQ_FOLDER, TWIN_FOLDER
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from phiforge.pipeline import StagesOptions
     from phiforge.runtime.stages import StagedDecoder
     from phiforge.runtime.variant import Variant
-    from phiforge.validation.drift import DriftNumbers
-    from phiforge.validation.held_out import HeldOut, Said
+    from phiforge.validation.agreement import Comparison
+    from phiforge.validation.drift import DriftNumbers, Reference, ReferenceText
+    from phiforge.validation.held_out import Said
 
     Progress = Callable[[str, int, int], None]
     Floats = NDArray[np.float32]
     LogitsOf = Callable[[Sequence[int]], Floats]
-    Emulated = Literal["emulator-prefill", "emulator-decode"]
 
 SURROGATE_NOTE = "the graphs before compilation on the CPU provider, in windows as the device takes them"
 EMULATED_NOTE = "the graphs compiled without shared weights on QNN's emulator for x86: right numbers, no timing"
@@ -54,8 +54,6 @@ EMULATED_POSITIONS = 320
 DECODED_TEXTS, DECODE_AFTER, DECODED_POSITIONS = 2, 16, 48
 BREAKDOWN_POSITIONS = 2048
 COMPARED_POSITIONS = 1024
-# Questions that are answered, evenly spread over all: these graphs answer one at a time.
-ANSWERED_QUESTIONS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +78,8 @@ class _Run:
     """What all parts of one validation share; `stamp` is of what runs on the CPU."""
 
     subject: StagedSubject
-    data: HeldOut
     said: Said
     stamp: Stamp
-    switch: int | None
     cache: Path
     threads: int
     progress: Progress
@@ -114,18 +110,16 @@ def validate_staged(
     from phiforge.runtime.stages import open_stages, staged_logits
     from phiforge.runtime.variant import open_variant
 
-    data, config = load_held_out(texts, tasks), load_config(checkpoint)
-    source = Source(checkpoint, fingerprint(checkpoint), cache, threads or default_threads())
+    threads = threads or default_threads()
     twin = subject.build / TWIN_FOLDER
     placement = probe_placement(lambda: check_placement(twin, "qnn").total)
     assert subject.options.context_tokens is not None
-    said = ask(source, config, data, subject.options.context_tokens, progress)
-    source.close()  # the model's memory, before the variants take their own
-    stamp = Stamp("cpu", source.threads, subject.sha256, source.fingerprint, (SURROGATE_NOTE,))
-    run = _Run(
-        subject=subject, data=data, said=said, stamp=stamp, switch=config.original_max_positions, cache=cache,
-        threads=source.threads, progress=progress,
+    said = ask_checkpoint(
+        checkpoint, texts, tasks, context=subject.options.context_tokens, cache=cache, threads=threads,
+        progress=progress,
     )  # fmt: skip
+    stamp = Stamp("cpu", threads, subject.sha256, said.fingerprint, (SURROGATE_NOTE,))
+    run = _Run(subject=subject, said=said, stamp=stamp, cache=cache, threads=threads, progress=progress)
     runtime = open_variant(twin, threads=threads)
     cpu = open_stages(subject.build / QDQ_FOLDER, threads=threads)
     surrogate = _drift(run, partial(staged_logits, cpu), said.texts, Kind.SURROGATE)
@@ -134,7 +128,7 @@ def validate_staged(
     emulated, agreements, steps = _emulate(run, cpu, emulator)
     others = [_compare(run, cpu, *item) for item in subject.others.items()]
     steps = (*_kind_steps(run, cpu), *steps)
-    checks = (*token_probes(runtime, config, data, said), *stopping, placement,
+    checks = (*token_probes(runtime, said), *stopping, placement,
               *probe_end_to_end(runtime, emulator, _line(said.texts), progress))  # fmt: skip
     found = (surrogate, answers, emulated, _probes(run, checks), *agreements, *others, _breakdown(run, steps))
     return [item for item in found if item is not None]
@@ -147,8 +141,8 @@ def _drift(run: _Run, logits_of: LogitsOf, reference: Reference, kind: Kind) -> 
         logits_of,
         kind=kind,
         stamp=run.stamp if kind is Kind.SURROGATE else run.emulated,
-        files=run.data.text_files,
-        switch=run.switch,
+        data=run.said.text_set,
+        switch=run.said.switch,
         on_text=lambda done: run.progress(name, done, total),
     )
 
@@ -157,16 +151,15 @@ def _answers(run: _Run, decoder: StagedDecoder, runtime: Variant) -> tuple[Tasks
     """Answer the questions on the CPU; return the scores, and the probe that the answers end."""
     from phiforge.runtime.stages import staged_generate
 
-    if not run.data.questions:
+    # Not all: these graphs answer one at a time.
+    questions = [run.said.questions[index] for index in spread(len(run.said.questions), QUESTIONS)]
+    if not questions:
         return None, ()
-    asked = spread(len(run.data.questions), ANSWERED_QUESTIONS)
-    data = replace(run.data, questions=tuple(run.data.questions[index] for index in asked))
-    said = replace(run.said, answers=tuple(run.said.answers[index] for index in asked))
     made = []
-    for index in asked:
-        made.append(staged_generate(decoder, run.said.prompts[index], run.said.limits[index]))
-        run.progress("answers", len(made), len(asked))
-    tasks, stopping = tasks_record(data, said, made, runtime.decode, kind=Kind.SURROGATE, stamp=run.stamp)
+    for asked in questions:
+        made.append(staged_generate(decoder, asked.prompt, asked.limit))
+        run.progress("answers", len(made), len(questions))
+    tasks, stopping = tasks_record(run.said, questions, made, runtime.decode, kind=Kind.SURROGATE, stamp=run.stamp)
     return tasks, (stopping,)
 
 
@@ -200,20 +193,12 @@ def _emulate(
     return prefill, tuple(agreements), tuple(steps)
 
 
-def _agreement(run: _Run, comparison: Emulated, pairs: Sequence[tuple[Floats, Floats]]) -> Agreement:
-    ours, theirs = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
-    kl, agreed = distance(theirs, ours)
-    return Agreement(
-        kind=Kind.EMULATED,
-        conditions=run.emulated.conditions(run.data.text_files, len(pairs)),
-        variant_sha256=run.subject.sha256,
-        comparison=comparison,
+def _agreement(run: _Run, comparison: Comparison, pairs: Sequence[tuple[Floats, Floats]]) -> Agreement:
+    return agreement(
+        of_pairs(pairs), comparison, kind=Kind.EMULATED,
+        conditions=run.emulated.conditions(run.said.text_set, len(pairs)), variant_sha256=run.subject.sha256,
         against="the same graphs on the CPU",
-        positions=len(ours),
-        relative_logit_error=float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)),
-        kl_mean_nats=kl,
-        top1_agreement_fraction=agreed,
-    )
+    )  # fmt: skip
 
 
 def _compare(run: _Run, cpu: StagedDecoder, name: str, other: tuple[Path, str]) -> Agreement:
@@ -224,27 +209,18 @@ def _compare(run: _Run, cpu: StagedDecoder, name: str, other: tuple[Path, str]) 
     from phiforge.validation.twin import scored_folder
 
     some = cut_reference(run.said.texts, COMPARED_POSITIONS)
-    found, positions = [], 0
     with scored_folder(other[0], run.cache) as folder:
         opened = open_variant(folder, threads=run.threads)
-        for done, text in enumerate(some.texts, start=1):
-            ids = text.tokens.tolist()
-            found.append((len(ids), *distance(logits(opened, ids), staged_logits(cpu, ids))))
-            positions += len(ids)
-            run.progress(f"against {name}", done, len(some.texts))
+        totals = compare(
+            some, partial(staged_logits, cpu), partial(logits, opened),
+            lambda done: run.progress(f"against {name}", done, len(some.texts)),
+        )  # fmt: skip
         del opened
-    return Agreement(
-        kind=Kind.SURROGATE,
-        conditions=run.stamp.conditions(run.data.text_files, len(some.texts)),
-        variant_sha256=run.subject.sha256,
-        comparison="other-variant",
-        against=name,
-        against_sha256=other[1],
-        positions=positions,
-        relative_logit_error=None,
-        kl_mean_nats=sum(count * kl for count, kl, _ in found) / positions,
-        top1_agreement_fraction=sum(count * agreed for count, _, agreed in found) / positions,
-    )
+    return agreement(
+        totals, "other-variant", kind=Kind.SURROGATE,
+        conditions=run.stamp.conditions(run.said.text_set, len(some.texts)), variant_sha256=run.subject.sha256,
+        against=name, against_sha256=other[1],
+    )  # fmt: skip
 
 
 def _kind_steps(run: _Run, cpu: StagedDecoder) -> tuple[DriftStep, DriftStep]:
@@ -254,10 +230,10 @@ def _kind_steps(run: _Run, cpu: StagedDecoder) -> tuple[DriftStep, DriftStep]:
     some = cut_reference(run.said.texts, BREAKDOWN_POSITIONS)
     off = SwitchedOff(activations=frozenset(expected_names(layer_count(run.subject.build))))
     weights = score_changed(
-        run.subject, some, off, switch=run.switch, cache=run.cache, threads=run.threads,
+        run.subject, some, off, switch=run.said.switch, cache=run.cache, threads=run.threads,
         on_text=lambda done: run.progress("drift, weights only", done, len(some.texts)),
     )  # fmt: skip
-    both = score(some, partial(staged_logits, cpu), switch=run.switch)
+    both = score(some, partial(staged_logits, cpu), switch=run.said.switch)
     return _step("weights", Kind.SURROGATE, weights), _step("weights and activations", Kind.SURROGATE, both)
 
 
@@ -312,7 +288,7 @@ def _step(name: str, kind: Kind, numbers: Drift | DriftNumbers) -> DriftStep:
 def _breakdown(run: _Run, steps: Sequence[DriftStep]) -> Breakdown:
     return Breakdown(
         kind=Kind.SURROGATE,
-        conditions=run.stamp.conditions(run.data.text_files, len(run.said.texts.texts)),
+        conditions=run.stamp.conditions(run.said.text_set, len(run.said.texts.texts)),
         variant_sha256=run.subject.sha256,
         reference_sha256=run.stamp.reference_sha256,
         steps=tuple(steps),
@@ -320,50 +296,11 @@ def _breakdown(run: _Run, steps: Sequence[DriftStep]) -> Breakdown:
 
 
 def _probes(run: _Run, checks: tuple[Probe, ...]) -> Probes:
-    files = (*run.data.text_files, *run.data.task_files)
     return Probes(
         kind=Kind.EMULATED,
-        conditions=run.emulated.conditions(files, len(checks)),
+        conditions=run.emulated.conditions(run.said.text_set + run.said.task_set, len(checks)),
         variant_sha256=run.subject.sha256,
         probes=checks,
-    )
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of the numbers below `count`, evenly spread."""
-    kept = min(count, most)
-    return [index * count // kept for index in range(kept)]
-
-
-def distance(ours: Floats, theirs: Floats) -> tuple[float, float]:
-    """Return the mean KL(ours || theirs) in nats over rows of logits [n, vocab], and the share with the same top."""
-    kl, agreed = 0.0, 0
-    for left, right in zip(ours, theirs, strict=True):
-        log_p, log_q = log_softmax(left[None])[0], log_softmax(right[None])[0]
-        kl += max(float(np.exp(log_p) @ (log_p - log_q)), 0.0)
-        agreed += int(log_p.argmax() == log_q.argmax())
-    return kl / len(ours), agreed / len(ours)
-
-
-def cut_reference(reference: Reference, positions: int) -> Reference:
-    """Return the first texts, the last of them cut, that have so many positions together."""
-    chosen: list[ReferenceText] = []
-    for text in reference.texts:
-        room = positions - sum(len(item.tokens) for item in chosen)
-        if room < 2:
-            break
-        chosen.append(cut_text(text, room))
-    return Reference(top_k=reference.top_k, texts=tuple(chosen))
-
-
-def cut_text(text: ReferenceText, length: int) -> ReferenceText:
-    """Return the first tokens of a text with what the reference says of them."""
-    return ReferenceText(
-        tokens=text.tokens[:length],
-        top_ids=text.top_ids[:length],
-        top_log_probabilities=text.top_log_probabilities[:length],
-        tail_log_mass=text.tail_log_mass[:length],
-        true_log_probability=text.true_log_probability[: length - 1],
     )
 
 

@@ -3,16 +3,66 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
+from phiforge.hashing import hash_file
 from phiforge.texts import Message, Question, Task, Text, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Message", "Question", "Task", "Text", "load_tasks", "load_texts", "sha256_of", "task_files"]
+__all__ = [
+    "DataFile",
+    "DataSet",
+    "Message",
+    "Question",
+    "Task",
+    "Text",
+    "data_set",
+    "load_tasks",
+    "load_texts",
+    "task_files",
+]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of held-out data: its name, and the SHA-256 of its bytes."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Files of held-out data, which need not be here any more."""
+
+    files: tuple[DataFile, ...]
+
+    def __add__(self, other: DataSet) -> DataSet:
+        return DataSet((*self.files, *other.files))
+
+    @property
+    def name(self) -> str:
+        """The names of the files."""
+        return ", ".join(file.name for file in self.files)
+
+    @property
+    def sha256(self) -> str:
+        """One SHA-256 over the names and hashes of the files, in their order."""
+        whole = hashlib.sha256()
+        for file in self.files:
+            whole.update(file.name.encode("utf-8") + b"\0")
+            whole.update(bytes.fromhex(file.sha256))
+        return whole.hexdigest()
+
+
+def data_set(files: Sequence[Path]) -> DataSet:
+    """Return what is kept of files: their names and hashes."""
+    return DataSet(tuple(DataFile(file.name, hash_file(file)) for file in files))
 
 
 def load_texts(path: Path) -> tuple[Text, ...]:
@@ -39,15 +89,6 @@ def load_tasks(folder: Path) -> tuple[Task, ...]:
 def task_files(folder: Path) -> list[Path]:
     """Return the task files of a folder, sorted by name."""
     return sorted(folder.glob("*.jsonl"))
-
-
-def sha256_of(files: Sequence[Path]) -> str:
-    """Return one SHA-256 over the names and the bytes of files, in the order given."""
-    whole = hashlib.sha256()
-    for file in files:
-        whole.update(file.name.encode("utf-8") + b"\0")
-        whole.update(hashlib.sha256(file.read_bytes()).digest())
-    return whole.hexdigest()
 
 
 def _invalid(where: str, why: str) -> errors.EvidenceInvalidError:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from phiforge import catalog
-from phiforge.evidence import dump_evidence
+from phiforge import catalog, errors
+from phiforge.evidence import Kind, dump_evidence
 from phiforge.hashing import content_key
+from phiforge.packaging.layout import MANIFEST
 from phiforge.store import write_atomically
 from phiforge.target import load_profile
 from phiforge.verbs.defaults import evidence_code
+from phiforge.verbs.output import prepare_output
+from phiforge.verbs.packaged import packaged_profile, packaged_profiles, running_here
 from phiforge.verbs.tuned import tuned_subjects
 from phiforge.verbs.watch import Unwatched
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from phiforge.target import Profile
@@ -25,17 +29,20 @@ if TYPE_CHECKING:
 def bench(
     variant: Path,
     *,
-    target: str,
+    target: str | None = None,
     output: Path,
     tuning: Path | None = None,
     project: Path | None = None,
     watcher: Watcher | None = None,
 ) -> dict[str, Path]:
-    """Measure every variant under `variant` as the profile says, and write latency-<profile>.json for each.
+    """Measure every variant under `variant` as a profile says, and write latency-<profile>.json for each.
+
+    Of a package those variants are measured that can run on this machine. A package carries its profiles, so it needs
+    no project: without a target each variant is measured as the profile says that fits this machine.
 
     Args:
         variant: A package, a built variant's folder, or a plain model folder.
-        target: Name of a device profile, or the path of one.
+        target: Name of a device profile, or the path of one; needed unless `variant` is a package.
         output: Folder for the evidence; each variant gets a folder of its name in it.
         tuning: What `phiforge tune` wrote on this machine; only the variant it chose is measured, with its settings.
         project: The project whose profiles are meant; found from the working folder by default.
@@ -43,16 +50,75 @@ def bench(
 
     Returns:
         The evidence file of each variant, by name.
+
+    Raises:
+        ProfileUnknownError: There is no such profile, or none was named and none fits.
+        FallbackError: No variant of the package can run on this machine.
+        OutputUnwritableError: The output folder cannot be written.
     """
-    profile = load_profile(catalog.profile_path(project or catalog.find_project(), target))
+    found = tuned_subjects(variant, tuning)
+    subjects = [subject for subject, _ in found]
+    profiles = (
+        _packaged(variant, subjects, target, project)
+        if (variant / MANIFEST).is_file()
+        else dict.fromkeys((subject.name for subject in subjects), _named(variant, target, project))
+    )
+    prepare_output(output)
     written = {}
-    for subject, settings in tuned_subjects(variant, tuning):
-        text = run_bench(subject, profile, watcher or Unwatched(), settings)
-        folder = output / subject.name
-        folder.mkdir(parents=True, exist_ok=True)
-        written[subject.name] = folder / latency_file(profile)
-        write_atomically(written[subject.name], text)
+    for subject, settings in found:
+        if subject.name in profiles:
+            profile = profiles[subject.name]
+            text = run_bench(subject, profile, watcher or Unwatched(), settings)
+            folder = output / subject.name
+            folder.mkdir(parents=True, exist_ok=True)
+            written[subject.name] = folder / latency_file(profile)
+            write_atomically(written[subject.name], text)
     return written
+
+
+def _named(variant: Path, target: str | None, project: Path | None) -> Profile:
+    """Return a profile of the project, or of a file."""
+    if target is None:
+        raise errors.ProfileUnknownError(
+            f"No device profile was named to measure {variant} by.",
+            why="Only a package (.ortpackage) carries profiles of its own.",
+            fix="Name one with --target; `phiforge targets` lists those of the project.",
+        )
+    return load_profile(catalog.profile_path(project or catalog.find_project(), target))
+
+
+def _packaged(
+    package: Path, subjects: Sequence[Subject], target: str | None, project: Path | None
+) -> dict[str, Profile]:
+    """Return the profile for each variant of a package that can run and be timed on this machine."""
+    # Imported here: the runtime takes seconds to load.
+    from phiforge.validation.way import way_here
+
+    choices = running_here(package, [subject.name for subject in subjects])
+    names = [name for name, choice in choices.items() if way_here(choice.provider).kind is Kind.MEASURED]
+    if not names:
+        raise errors.FallbackError(
+            f"Nothing of {package.name} can be timed on this machine.",
+            why=" ".join(f"{choice.variant}: {choice.why}" for choice in choices.values()),
+            fix="Measure on a machine with the device; a software adapter has no speed to tell of.",
+        )
+    if target is None:
+        found = {name: choices[name].profile for name in names}
+        fitting = {name: packaged_profile(package, name, profile) for name, profile in found.items() if profile}
+        if not fitting:
+            raise errors.ProfileUnknownError(
+                f"No profile of {package.name} fits this machine.",
+                why=" ".join(f"{name}: {choices[name].why}" for name in names),
+                fix="Name the profile to measure by with --target.",
+            )
+        return fitting
+    try:
+        return dict.fromkeys(names, _named(package, target, project))
+    except errors.ProjectNotFoundError:
+        own = {name: profiles for name in names if target in (profiles := packaged_profiles(package, name))}
+        return {name: profiles[target] for name, profiles in own.items()} or {
+            names[0]: packaged_profile(package, names[0], target)  # which says what there is
+        }
 
 
 def latency_file(profile: Profile) -> str:

@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiforge import catalog, errors
-from phiforge.hashing import content_key
+from phiforge.hashing import content_key, hash_bytes
 from phiforge.machine import default_threads
+from phiforge.olive.driver import OliveWorker
 from phiforge.packaging.layout import REPORT_FOLDER, SUFFIX
 from phiforge.packaging.verify import verify_package
-from phiforge.pipeline import MEASURED, StagesOptions, load_pipeline
+from phiforge.pipeline import MEASURED, StagesOptions
 from phiforge.plan import resolve
 from phiforge.store import Store
-from phiforge.target import load_profile
 from phiforge.toolchain import toolchain
 from phiforge.verbs.bench import bench_key, latency_file, run_bench
 from phiforge.verbs.calibrate import Calibrating, check_calibration, complete_pipelines, needs_calibration
 from phiforge.verbs.checkpoint import examine, locate
+from phiforge.verbs.conform import check_planned
 from phiforge.verbs.defaults import default_calibration, default_tasks, default_texts
 from phiforge.verbs.make_variant import make_variant, work_key
 from phiforge.verbs.package import PackageInput, publish
 from phiforge.verbs.preflight import check_resources
+from phiforge.verbs.reference import built_reference
+from phiforge.verbs.resolving import resolve_names
 from phiforge.verbs.subject import find_subjects
 from phiforge.verbs.validate import run_validation, stored_validation, validation_key
 from phiforge.verbs.watch import Stages, Unwatched
@@ -114,7 +117,7 @@ def build(
     watcher = watcher or Unwatched()
     stages = Stages(watcher)
     root = project or catalog.find_project()
-    profiles, pipelines = _resolve_names(root, targets, pipeline)
+    profiles, pipelines = resolve_names(root, targets, pipeline)
     if target_bpw is not None:
         pipelines = {name: _with_target(item, target_bpw) for name, item in pipelines.items()}
     if context is not None:
@@ -131,7 +134,7 @@ def build(
         if any(store.find("variant", variant.key) is None for variant in plan.variants):
             check_resources(plan, output, lambda: _other_plans(root, targets, facts, fingerprint))
         if not dry_run:
-            _check_compilers(plan, store)
+            _check_devices(plan, facts, store, root)
             completed = complete_pipelines(pipelines, about, store, stages)
             plan = resolve(facts, fingerprint, profiles, completed, toolchain())
         watcher.resolved(plan)
@@ -140,20 +143,6 @@ def build(
                 plan=plan, package=None, content_sha256=None, reports={}, verdicts={}, stages=tuple(stages.records)
             )
         return _run(plan, facts, profiles, store, stages, options)
-
-
-def _resolve_names(
-    project: Path, targets: Sequence[str], pipeline: str | None
-) -> tuple[list[Profile], dict[str, Pipeline]]:
-    """Load the profiles and their pipelines; afterwards a profile names its pipeline without any path."""
-    profiles, pipelines = [], {}
-    for target in targets:
-        profile = load_profile(catalog.profile_path(project, target))
-        loaded = load_pipeline(catalog.pipeline_path(project, pipeline or profile.build.pipeline))
-        pipelines[loaded.name] = loaded
-        build = profile.build.model_copy(update={"pipeline": loaded.name})
-        profiles.append(profile.model_copy(update={"build": build}))
-    return profiles, pipelines
 
 
 def _with_target(pipeline: Pipeline, target_bpw: float) -> Pipeline:
@@ -192,36 +181,39 @@ def _other_plans(project: Path, targets: Sequence[str], facts: CheckpointFacts, 
     found = {}
     for name in catalog.pipeline_names(project):
         with contextlib.suppress(errors.PipelineInvalidError, errors.ContextTooLongError):
-            profiles, pipelines = _resolve_names(project, targets, name)
+            profiles, pipelines = resolve_names(project, targets, name)
             found[name] = resolve(facts, fingerprint, profiles, pipelines, {})
     return found
 
 
-def _check_compilers(plan: Plan, store: Store) -> None:
-    """Miss a compiler before the work that would end in it.
+def _check_devices(plan: Plan, facts: CheckpointFacts, store: Store, project: Path) -> None:
+    """Find before the work what would be missed at its end.
 
     Raises:
         DependencyMissingError: A variant is to be compiled by QNN, which is not installed.
+        ConformanceError: The provider of a GPU would leave nodes to the CPU.
     """
-    if any(variant.npu and store.find("variant", variant.key) is None for variant in plan.variants):
+    new = [variant for variant in plan.variants if store.find("variant", variant.key) is None]
+    if any(variant.npu for variant in new):
         # Imported here: builds for other devices do without it.
         from phiforge.runtime.qnn import sdk_version
 
         sdk_version()
+    check_planned(new, facts.folder, facts.config, project)
 
 
 def _run(
     plan: Plan, facts: CheckpointFacts, profiles: list[Profile], store: Store, stages: Stages, options: BuildOptions
 ) -> BuildResult:
     inputs: list[PackageInput] = []
-    for variant in plan.variants:
-        folder = make_variant(plan, variant, facts.folder, store, stages, options.calibration)
+    folders = _made(plan, facts, store, stages, options)
+    for variant, folder in zip(plan.variants, folders, strict=True):
         (subject,) = find_subjects(folder)
-        others = [item.subject for item in inputs if item.record.npu is None]
+        others = [item.subject for item in inputs if item.record.device == "cpu"]
         evidence = _validated(subject, others, plan.fingerprint, facts.folder, store, stages, options)
         own = tuple(profile for profile in profiles if profile.name in variant.profiles)
-        # An NPU's time is measured by `phiforge bench` on the device; no other machine says anything of it.
-        for profile in own if variant.npu is None else ():
+        # What a GPU or an NPU takes is measured on the device; no other machine says anything of it.
+        for profile in own if variant.device == "cpu" else ():
             evidence |= _benched(subject, profile, store, stages)
         inputs.append(
             PackageInput(
@@ -232,8 +224,21 @@ def _run(
                 licences=tuple(sorted(folder.glob("LICENSE*"))),
             )
         )
+    reference = built_reference(
+        [item.subject for item in inputs], facts.folder, inputs[0].record.checkpoint, texts=options.texts,
+        tasks=options.tasks, store=store, threads=options.threads, stages=stages,
+    )  # fmt: skip
     store.discard_work("olive", work_key(plan))
-    return _packaged(plan, inputs, store, stages, options)
+    return _packaged(plan, inputs, reference, store, stages, options)
+
+
+def _made(plan: Plan, facts: CheckpointFacts, store: Store, stages: Stages, options: BuildOptions) -> list[Path]:
+    """The stage folder of every variant, built by one process of Olive, which takes long to start."""
+    with OliveWorker() as worker:
+        return [
+            make_variant(plan, variant, facts.folder, store, stages, options.calibration, worker)
+            for variant in plan.variants
+        ]
 
 
 def _validated(
@@ -245,9 +250,9 @@ def _validated(
     stages: Stages,
     options: BuildOptions,
 ) -> dict[str, str]:
-    """Validate a variant; one for an NPU is held against those for the CPU, which the plan makes first."""
+    """Validate a variant; one for an NPU or a GPU is held against those for the CPU, which the plan makes first."""
     stage = f"validate {subject.name}"
-    compared = others if subject.build is not None else ()
+    compared = [other for other in others if subject.record and subject.record.device != "cpu"]
     key = validation_key(subject, fingerprint, options.texts, options.tasks, checkpoint, options.threads, compared)
     known = stored_validation(store, key)
     if known is not None:
@@ -283,20 +288,26 @@ def _benched(subject: Subject, profile: Profile, store: Store, stages: Stages) -
 
 
 def _packaged(
-    plan: Plan, inputs: list[PackageInput], store: Store, stages: Stages, options: BuildOptions
+    plan: Plan,
+    inputs: list[PackageInput],
+    reference: dict[str, bytes],
+    store: Store,
+    stages: Stages,
+    options: BuildOptions,
 ) -> BuildResult:
     final = options.output / f"{plan.model}{SUFFIX}"
     parts = [
         [item.subject.sha256, item.evidence, [p.model_dump(mode="json") for p in item.profiles]] for item in inputs
     ]
-    signature = [str(final.resolve()), content_key(parts)]
+    hashes = {name: hash_bytes(content) for name, content in reference.items()}
+    signature = [str(final.resolve()), content_key([parts, hashes])]
     note = store.recall("package", signature)
     if note is not None and _is_sealed(final, note["seal"]):
         stages.reused("package")
         content = str(note["content"])
     else:
         with stages.timed("package"):
-            content, seal = publish(inputs, final, stages.records)
+            content, seal = publish(inputs, final, stages.records, reference)
         store.remember("package", signature, {"seal": seal, "content": content})
     reports = {name: report for item in inputs for name, report in item.reports().items()}
     return BuildResult(

@@ -9,6 +9,7 @@ from phiforge import errors
 from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
 from phiforge.checkpoint.nano.files import CHECKSUMS, checksums
 from phiforge.machine import describe_machine, tool_versions
+from phiforge.selection import RUNTIME_WHEELS
 from phiforge.toolchain import code_digest
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MEASURING_CODE = (
     "runtime",
     "validation",
 )
-MEASURING_PACKAGES = ("onnxruntime", "onnxruntime-genai", "onnxruntime-qnn", "torch", "transformers", "numpy")
+MEASURING_PACKAGES = (*RUNTIME_WHEELS, "torch", "transformers", "numpy")
 
 
 def default_texts() -> Path:

@@ -36,7 +36,7 @@ def make_report(
         EvidenceInvalidError: A piece of evidence belongs to another variant.
     """
     budgets = profile.budgets_of(record.checkpoint.family)
-    counting = [item for item in evidence if not _is_foreign(item, profile)]
+    counting = [item for item in evidence if not is_foreign(item, profile)]
     verdict = judge(budgets, profile.accepts, counting, variant_sha256=record.sha256, variant_bytes=record.bytes)
     drift, tasks = first_of(Drift, evidence), first_of(Tasks, evidence)
     probes, latency = first_of(Probes, evidence), first_of(Latency, evidence)
@@ -84,16 +84,19 @@ def _variant_facts(record: VariantRecord) -> VariantFacts:
 
 
 def _notices(record: VariantRecord, evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
-    """What is to be read before any number: an NPU's speed cannot be had from an emulator."""
+    """What is to be read before any number: the speed of a GPU or an NPU cannot be had from a stand-in."""
     measured = any(isinstance(item, Latency) and item.kind is Kind.MEASURED for item in evidence)
-    if record.npu is None or measured:
+    if record.device == "cpu" or measured:
         return ()
     return ("Latency is unverified until the device has measured it: no number here is of its speed.",)
 
 
-def _is_foreign(item: AnyEvidence, profile: Profile) -> bool:
+def is_foreign(item: AnyEvidence, profile: Profile) -> bool:
     """Whether time and memory were measured in a process of another architecture than the device's."""
-    return isinstance(item, Latency) and item.conditions.machine.process_architecture != profile.hardware.architecture
+    return isinstance(item, Latency) and profile.hardware.architecture not in (
+        None,
+        item.conditions.machine.process_architecture,
+    )
 
 
 def _limits(profile: Profile, evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
@@ -110,7 +113,7 @@ def _limits(profile: Profile, evidence: Sequence[AnyEvidence]) -> tuple[str, ...
         said.append("Surrogate evidence is of a stand-in and emulated evidence of an emulator; neither is the device.")
     if first_of(Tasks, evidence) is None:
         said.append("No tasks were given, so it is not known how many answers the quantization changed.")
-    if latency is not None and latency.conditions.machine.process_architecture != profile.hardware.architecture:
+    if latency is not None and is_foreign(latency, profile):
         said.append(
             f"The profile is of {profile.hardware.architecture}, the measuring process was "
             f"{latency.conditions.machine.process_architecture}."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from phiforge.graph.inspect import check_graph, inspect_graph
 from phiforge.graph.npu.check import check_stages
 from phiforge.hashing import content_key, hash_files, hash_listing
-from phiforge.olive.driver import OLIVE_MODEL, PACKAGE_FILE, REQUIRED_FILES, WORKFLOW_FILE, OliveRun, run_olive
+from phiforge.olive.driver import OLIVE_MODEL, PACKAGE_FILE, REQUIRED_FILES, OliveRun, run_olive
 from phiforge.variant import (
     CALIBRATION_FILE,
     MODEL_FOLDER,
@@ -20,6 +20,7 @@ from phiforge.variant import (
     PLAN_FILE,
     QDQ_FOLDER,
     RECORD_FILE,
+    WORKFLOW_FILE,
     CheckpointFacts,
     NpuFacts,
     VariantRecord,
@@ -29,6 +30,7 @@ from phiforge.variant import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from phiforge.olive.driver import OliveWorker
     from phiforge.plan import Plan, VariantPlan, WeightPlan
     from phiforge.store import Store
     from phiforge.verbs.watch import Stages
@@ -48,12 +50,18 @@ _GROUPS = {
 
 
 def make_variant(
-    plan: Plan, variant: VariantPlan, checkpoint: Path, store: Store, stages: Stages, calibration: Path
+    plan: Plan,
+    variant: VariantPlan,
+    checkpoint: Path,
+    store: Store,
+    stages: Stages,
+    calibration: Path,
+    worker: OliveWorker | None = None,
 ) -> Path:
     """Return the stage folder of the variant, built now unless the store has it.
 
     The folder holds `model/`, `variant.json`, the workflow, the checkpoint's licence and, if the workflow names them,
-    the calibration texts.
+    the calibration texts. Variants built one after another may share Olive's process, `worker`.
 
     Raises:
         PhiforgeError: The build failed in an expected way.
@@ -74,7 +82,7 @@ def make_variant(
             calibration=calibration if variant.calibrated else None,
             promised=REQUIRED_FILES if variant.npu is None else NPU_FILES,
         )
-        run_olive(run, stages.watcher.advanced)
+        run_olive(run, stages.watcher.advanced, worker)
         operators, npu = _checked(variant, folder)
         for name in (WORKFLOW_FILE, PACKAGE_FILE):
             shutil.copyfile(work / name, folder / name)
@@ -83,9 +91,9 @@ def make_variant(
         for licence in sorted(checkpoint.glob(LICENCE_PATTERN)):
             shutil.copyfile(licence, folder / licence.name)
         record = _record(plan, variant, operators, npu, folder)
-        (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
         text = json.dumps(plan.as_dict(variant.name), indent=1, sort_keys=True)
-        (folder / PLAN_FILE).write_text(text + "\n", encoding="utf-8")
+        (folder / PLAN_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
     final = store.find("variant", variant.key)
     assert final is not None
     return final

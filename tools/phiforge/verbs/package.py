@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING
 
 from phiforge import catalog, errors
 from phiforge.evidence import load_evidence, parse_evidence
-from phiforge.packaging.layout import BUILD_FOLDER, EVIDENCE_FOLDER, PROFILE_FOLDER, SUFFIX
+from phiforge.packaging.layout import BUILD_FOLDER, EVIDENCE_FOLDER, PROFILE_FOLDER, REFERENCE_FOLDER, SUFFIX
 from phiforge.packaging.verify import verify_package
 from phiforge.packaging.write import Contents, PackagedVariant, write_package
 from phiforge.reporting import report_html, report_json, report_markdown
 from phiforge.store import Store, disk_full_guard
-from phiforge.target import load_profile, parse_profile
-from phiforge.variant import PLAN_FILE, RECORD_FILE
+from phiforge.target import load_profile
+from phiforge.variant import PLAN_FILE, RECORD_FILE, WORKFLOW_FILE
 from phiforge.verbs.judging import make_report, phiforge_version
+from phiforge.verbs.merging import merge
+from phiforge.verbs.packaged import packaged_profiles
+from phiforge.verbs.reference import reference_files
 from phiforge.verbs.subject import find_subjects
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from phiforge.evidence import AnyEvidence
+    from phiforge.evidence_file import EvidenceFile
     from phiforge.reporting import Report
     from phiforge.target import Profile
     from phiforge.variant import VariantRecord
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 
 ANSWER_PROMPT = "What is 12 + 34?"
 ANSWER_TOKENS = 8
-BUILD_FILES = (RECORD_FILE, PLAN_FILE, "workflow.json", "olive-package.json")
+BUILD_FILES = (RECORD_FILE, PLAN_FILE, WORKFLOW_FILE, "olive-package.json")
 LATENCY_PREFIX = "latency-"
 
 
@@ -40,7 +44,8 @@ LATENCY_PREFIX = "latency-"
 class PackageInput:
     """One variant and what is known of it.
 
-    `about` holds variant.json, plan.json and the workflow; `evidence` maps file names to JSON text.
+    `about` holds variant.json, plan.json and the workflow; `evidence` maps file names to JSON text; `brought` are files
+    of other machines that measured this variant.
     """
 
     subject: Subject
@@ -48,6 +53,7 @@ class PackageInput:
     evidence: dict[str, str]
     profiles: tuple[Profile, ...]
     licences: tuple[Path, ...]
+    brought: tuple[EvidenceFile, ...] = ()
 
     @property
     def record(self) -> VariantRecord:
@@ -67,14 +73,17 @@ class PackageInput:
     def evidence_for(self, profile: Profile) -> list[AnyEvidence]:
         """The evidence that counts for a profile: all but the latency measured as another profile says.
 
-        A plain name comes before longer ones, as drift.json before drift-emulated.json.
+        A plain name comes before longer ones, as drift.json before drift-emulated.json. What other machines measured as
+        this profile says is merged with it.
         """
-        own = f"{LATENCY_PREFIX}{profile.name}.json"
-        return [
+        name_of_latency = f"{LATENCY_PREFIX}{profile.name}.json"
+        own = [
             parse_evidence(text, name)
             for name, text in sorted(self.evidence.items(), key=lambda item: item[0].removesuffix(".json"))
-            if name == own or not name.startswith(LATENCY_PREFIX)
+            if name == name_of_latency or not name.startswith(LATENCY_PREFIX)
         ]
+        brought = [record for file in self.brought if file.profile.name == profile.name for record in file.records]
+        return merge(own, brought, profile)
 
     def reports(self, stages: Sequence[StageRecord] = ()) -> dict[str, Report]:
         """The report of the variant for each of its profiles."""
@@ -92,7 +101,8 @@ def package(
     Args:
         variant: A variant that `phiforge build` made (the folder with variant.json).
         evidence: The folder with the variant's evidence: every *.json in it, of which latency-<profile>.json counts for
-            that profile alone.
+            that profile alone. If `phiforge validate` wrote the folder, the package also gets the reference in it,
+            without which it cannot be validated away from its checkpoint.
         targets: Device profiles it is packaged for.
         output: Folder that receives the package.
         project: The project whose profiles are meant; found from the working folder by default.
@@ -100,6 +110,7 @@ def package(
     Raises:
         VariantUnusableError: The variant does not load or does not answer.
         EvidenceInvalidError: A file of the evidence is broken, or of another variant.
+        PackageInvalidError: The reference beside the evidence is broken, or of another checkpoint.
     """
     root = project or catalog.find_project()
     profiles = tuple(load_profile(catalog.profile_path(root, name)) for name in targets)
@@ -115,12 +126,19 @@ def package(
         licences=tuple(sorted(variant.glob("LICENSE*"))),
     )
     final = output / f"{item.record.checkpoint.name}{SUFFIX}"
+    beside = evidence / REFERENCE_FOLDER
+    reference = reference_files(beside, item.record.checkpoint) if beside.is_dir() else {}
     with Store(output / "store").lock():
-        publish([item], final, ())
+        publish([item], final, (), reference)
     return final
 
 
-def publish(inputs: Sequence[PackageInput], final: Path, stages: Sequence[StageRecord]) -> tuple[str, str]:
+def publish(
+    inputs: Sequence[PackageInput],
+    final: Path,
+    stages: Sequence[StageRecord],
+    reference: Mapping[str, bytes] | None = None,
+) -> tuple[str, str]:
     """Write a package under its final name, whole or not at all; return its content hash and its seal.
 
     Before it is called a package, every variant in it that this machine can load is made to answer. Call with the lock
@@ -135,7 +153,7 @@ def publish(inputs: Sequence[PackageInput], final: Path, stages: Sequence[StageR
     with disk_full_guard(final.parent):
         try:
             partial.mkdir(parents=True)
-            content = write_package(_contents(inputs, stages), partial)
+            content = write_package(_contents(inputs, stages, reference or {}), partial)
             seal = verify_package(partial).seal_sha256
             _swap(partial, final)
         except BaseException:
@@ -153,7 +171,8 @@ def check_answer(subject: Subject) -> None:
     from phiforge.runtime.generate import generate
     from phiforge.runtime.variant import open_variant
 
-    variant = open_variant(subject.folder)
+    # A GPU's graph answers on the CPU provider too; the device may not be here.
+    variant = open_variant(subject.folder, stand_in=subject.record is not None and subject.record.device == "gpu")
     prompt = variant.encode(variant.apply_chat_template([{"role": "user", "content": ANSWER_PROMPT}]))
     (answer,) = generate(variant, [prompt], max_new_tokens=ANSWER_TOKENS)
     if not answer.tokens:
@@ -169,13 +188,12 @@ def read_package(folder: Path) -> list[PackageInput]:
     inputs = []
     for subject in find_subjects(folder):
         about = folder / BUILD_FOLDER / subject.name
-        profiles = sorted((about / PROFILE_FOLDER).glob("*.json"))
         evidence = sorted((folder / EVIDENCE_FOLDER / subject.name).glob("*.json"))
         inputs.append(
             PackageInput(
                 subject=subject,
                 about=about,
-                profiles=tuple(parse_profile(path) for path in profiles),
+                profiles=tuple(packaged_profiles(folder, subject.name).values()),
                 evidence={path.name: path.read_text(encoding="utf-8") for path in evidence},
                 licences=tuple(sorted(folder.glob("LICENSE*"))),
             )
@@ -183,7 +201,9 @@ def read_package(folder: Path) -> list[PackageInput]:
     return inputs
 
 
-def _contents(inputs: Sequence[PackageInput], stages: Sequence[StageRecord]) -> Contents:
+def _contents(
+    inputs: Sequence[PackageInput], stages: Sequence[StageRecord], reference: Mapping[str, bytes]
+) -> Contents:
     record = inputs[0].record
     renderers = {"report.json": report_json, "report.md": report_markdown, "report.html": report_html}
     reports = {name: report for item in inputs for name, report in item.reports(stages).items()}
@@ -192,6 +212,7 @@ def _contents(inputs: Sequence[PackageInput], stages: Sequence[StageRecord]) -> 
         version=record.checkpoint.fingerprint[:12],
         description=f"{record.checkpoint.name}, built by phiforge for ONNX Runtime GenAI",
         licences=inputs[0].licences,
+        reference=reference,
         variants=[_packaged(item) for item in inputs],
         reports={
             profile: {name: render(report) for name, render in renderers.items()} for profile, report in reports.items()

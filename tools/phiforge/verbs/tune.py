@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from phiforge import catalog, errors
 from phiforge.evidence import Conditions, Kind
 from phiforge.machine import describe_machine, thread_choices, tool_versions
+from phiforge.selection import RUNTIME_WHEELS
 from phiforge.store import write_atomically
 from phiforge.target import load_profile
 from phiforge.tuning import TUNING_FILE, Candidate, Choice, Settings, Trial, Tuning, Turn, dump_tuning
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from phiforge.validation.trials import Attempt
     from phiforge.verbs.watch import Watcher
 
-VERSIONS = ("onnxruntime", "onnxruntime-genai", "numpy", "phiforge")
+VERSIONS = (*RUNTIME_WHEELS, "numpy", "phiforge")
 # Least rounds: of two one could not say how noisy they are.
 ROUNDS_MIN = 3
 # Session options worth a trial; none had an effect on the machine of docs/benchmarks.md, on others they may.

@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from phiforge import errors
 from phiforge.evidence import AnyEvidence, dump_evidence
 from phiforge.hashing import content_key, hash_file
-from phiforge.olive.driver import WORKFLOW_FILE
+from phiforge.machine import default_threads
+from phiforge.packaging.layout import MANIFEST, REFERENCE_FOLDER
 from phiforge.pipeline import STAGES_PASS, StagesOptions
 from phiforge.reporting.names import evidence_names
 from phiforge.store import Store, write_atomically
+from phiforge.variant import WORKFLOW_FILE
 from phiforge.verbs.calibrate import check_calibration
 from phiforge.verbs.checkpoint import locate
 from phiforge.verbs.defaults import default_tasks, default_texts, evidence_code
+from phiforge.verbs.output import prepare_output
+from phiforge.verbs.packaged import running_here
+from phiforge.verbs.reference import context_of, make_reference, packaged_reference
 from phiforge.verbs.subject import check_loads_here, find_subjects
+from phiforge.verbs.validate_gpu import GPU_TABLES, validate_on_gpu
 from phiforge.verbs.watch import Stages, Unwatched
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from phiforge.validation.held_out import Said
     from phiforge.validation.staged import StagedSubject
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import Watcher
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 
 def validate(
     variant: Path,
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     *,
     revision: str | None = None,
     output: Path,
@@ -37,7 +45,10 @@ def validate(
     threads: int | None = None,
     watcher: Watcher | None = None,
 ) -> dict[str, Path]:
-    """Validate every variant under `variant` and write its evidence: drift.json, tasks.json, probes.json and others.
+    """Validate the variants under `variant` and write their evidence: drift.json, tasks.json, probes.json and others.
+
+    Without a checkpoint the reference is what travels in a package, a part of what the original said; then those
+    variants are validated that can run on this machine, and neither torch nor the original is needed.
 
     Args:
         variant: A package, a built variant's folder, or a plain model folder.
@@ -52,26 +63,85 @@ def validate(
 
     Returns:
         The evidence folder of each variant, by name.
+
+    Raises:
+        CheckpointNotFoundError: There is none, and what is validated is no package, or other data than a package's own
+            is given.
+        PackageInvalidError: The package carries no reference, or a broken one.
+        FallbackError: No variant of the package can run on this machine.
+        OutputUnwritableError: The output folder cannot be written.
     """
-    written = {}
+    watcher = watcher or Unwatched()
+    if checkpoint is None:
+        _check_needs_none(variant, texts, tasks, revision)
     subjects = find_subjects(variant)
-    checkpoint = locate(checkpoint, revision, Stages(watcher or Unwatched()))
+    prepare_output(output)
+    if checkpoint is None:
+        said = packaged_reference(variant, subjects)
+        here = running_here(variant, [subject.name for subject in subjects])
+        return {
+            subject.name: _write(output / subject.name, validate_by(said, subject, output, threads, watcher))
+            for subject in subjects
+            if subject.name in here
+        }
+    checkpoint = locate(checkpoint, revision, Stages(watcher))
+    cache, written = output / "reference", {}
     for subject in subjects:
         found = run_validation(
-            subject,
-            checkpoint,
-            texts=texts,
-            tasks=tasks,
-            cache=output / "reference",
-            threads=threads,
-            watcher=watcher or Unwatched(),
+            subject, checkpoint, texts=texts, tasks=tasks, cache=cache, threads=threads, watcher=watcher
         )
-        folder = output / subject.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in found.items():
-            write_atomically(folder / name, text)
-        written[subject.name] = folder
+        written[subject.name] = _write(output / subject.name, found)
+        if subject.record is not None:
+            files = make_reference(
+                [subject], checkpoint, subject.record.checkpoint, texts=texts, tasks=tasks, cache=cache,
+                threads=threads, progress=watcher.advanced,
+            )  # fmt: skip
+            _write(output / subject.name / REFERENCE_FOLDER, files)
     return written
+
+
+def _check_needs_none(variant: Path, texts: Path | None, tasks: Path | None, revision: str | None) -> None:
+    """Refuse what cannot be done without a checkpoint."""
+    if not (variant / MANIFEST).is_file():
+        raise errors.CheckpointNotFoundError(
+            f"No checkpoint was given to validate {variant}.",
+            why="Only a package (.ortpackage) carries a reference; a model folder is held against its original.",
+            fix="Name the checkpoint it was built from with --checkpoint, or give a package.",
+        )
+    if texts is not None or tasks is not None or revision is not None:
+        raise errors.CheckpointNotFoundError(
+            "No checkpoint was given for other held-out data than the package's own.",
+            why="A package carries what its original said of one fixed set of texts and questions.",
+            fix="Leave --texts, --tasks and --revision out, or name the checkpoint with --checkpoint.",
+        )
+
+
+def _write(folder: Path, files: Mapping[str, str] | Mapping[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return folder
+
+
+def validate_by(said: Said, subject: Subject, work: Path, threads: int | None, watcher: Watcher) -> dict[str, str]:
+    """Validate one variant against what the original said, and return its evidence as JSON text, by file name."""
+    # Imported here: the runtime takes seconds to load.
+    from phiforge.runtime.variant import provider_of, read_config
+    from phiforge.validation.run import validate_variant
+    from phiforge.validation.subset import within
+    from phiforge.validation.way import way_here
+
+    result = validate_variant(
+        subject.folder,
+        within(said, context_of(subject)),
+        way_here(provider_of(read_config(subject.folder))),
+        variant_sha256=subject.sha256,
+        work=work,
+        threads=threads,
+        progress=watcher.advanced,
+    )
+    found = (result.drift, result.tasks, result.probes)
+    return evidence_files([evidence for evidence in found if evidence is not None])
 
 
 def run_validation(
@@ -84,17 +154,21 @@ def run_validation(
     threads: int | None,
     watcher: Watcher,
     others: Sequence[Subject] = (),
+    chunk: int | None = None,
 ) -> dict[str, str]:
-    """Validate one variant and return its evidence as JSON text, by file name.
+    """Validate one variant against its checkpoint and return its evidence as JSON text, by file name.
 
-    A variant for an NPU is held against `others`, variants of the same checkpoint for the CPU.
+    A variant for an NPU or a GPU is held against `others`, variants of the same checkpoint for the CPU. `chunk` is what
+    a GPU provider computes of a prompt at once: 0 for all, None for what its adapter needs.
 
     Raises:
         LeakageError: It was calibrated on texts that it would be judged by.
         VariantUnusableError: It is for an NPU, and neither that nor what was made on the way is here.
     """
-    # Imported here: torch and the runtime take seconds to load, and the light install has no torch.
-    from phiforge.validation.run import validate_variant
+    # Imported here: the light commands do without it.
+    from phiforge.runtime.variant import provider_of, read_config
+    from phiforge.validation.held_out import ask_checkpoint
+    from phiforge.validation.subset import within
 
     tasks = tasks or default_tasks(checkpoint)
     if subject.calibration:
@@ -102,18 +176,18 @@ def run_validation(
     if subject.build is not None:
         return _validate_staged(subject, checkpoint, texts, tasks, cache, threads, watcher, others)
     check_loads_here(subject)
-    result = validate_variant(
-        subject.folder,
-        checkpoint,
-        variant_sha256=subject.sha256,
-        texts=texts or default_texts(),
-        tasks=tasks,
-        cache=cache,
-        threads=threads,
-        progress=watcher.advanced,
-    )
-    found = (result.drift, result.tasks, result.probes)
-    return evidence_files([evidence for evidence in found if evidence is not None])
+    said = ask_checkpoint(
+        checkpoint, texts or default_texts(), tasks, context=context_of(subject), cache=cache,
+        threads=threads or default_threads(), progress=watcher.advanced,
+    )  # fmt: skip
+    provider = provider_of(read_config(subject.folder))
+    if provider not in GPU_TABLES:
+        return validate_by(said, subject, cache, threads, watcher)
+    found = validate_on_gpu(
+        within(said, context_of(subject)), subject, provider, work=cache, threads=threads, watcher=watcher,
+        others=others, chunk=chunk,
+    )  # fmt: skip
+    return evidence_files(found)
 
 
 def _validate_staged(

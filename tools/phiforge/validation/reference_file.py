@@ -1,0 +1,356 @@
+"""What the original said, as it travels in a package: reference.json and distributions.safetensors.
+
+The JSON file holds all that is text or few numbers, and the tokens; the other one the likeliest tokens of each position
+and their log-probabilities, float32 in nats. Neither holds code. Nothing read is trusted: every length, type and range
+is checked, for a package may come from anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import safetensors.numpy
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+
+from phiforge import errors
+from phiforge.texts import Message
+from phiforge.validation.drift import Reference, ReferenceText
+from phiforge.validation.held_out import Asked, Chat, Said, Tokenized
+from phiforge.validation.probes import TAIL_POSITIONS, Ending
+from phiforge.validation.texts import DataFile, DataSet
+from phiforge.variant import CheckpointFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[np.generic]]
+
+REFERENCE_FILE = "reference.json"
+DISTRIBUTIONS_FILE = "distributions.safetensors"
+# No file of this sort is a tenth as large; what is larger is not read.
+MOST_BYTES = 64_000_000
+# Probabilities are sums of float32 in nats.
+ROUNDING = 1e-3
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
+Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Entry(BaseModel):
+    """Base of the file's objects: frozen, unknown keys forbidden, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class FileEntry(Entry):
+    """A file of held-out data that was used."""
+
+    name: Annotated[str, Field(min_length=1)]
+    sha256: Sha256
+
+
+class TokenizedEntry(Entry):
+    """A text and its ids."""
+
+    text: str
+    ids: list[Token]
+
+
+class ChatEntry(Entry):
+    """A conversation and its prompt, as text and as ids."""
+
+    messages: list[Message]
+    text: str
+    ids: list[Token]
+
+
+class SwitchEntry(Entry):
+    """Prompts around the longrope switch: the longest, of which the others are beginnings."""
+
+    ids: list[Token]
+    lengths: Annotated[list[Positive], Field(min_length=1)]
+
+
+class QuestionEntry(Entry):
+    """A question and how the original answered it."""
+
+    task: str
+    ids: Annotated[list[Token], Field(min_length=1)]
+    limit: Positive
+    answer: str
+    right: bool
+    tokens: Count
+    stopped: bool
+    loops: bool
+
+
+class ReferenceEntry(Entry):
+    """reference.json."""
+
+    schema_version: Literal["1.0"]
+    checkpoint: CheckpointFacts
+    split: Literal["held-out"]
+    vocab_size: Positive
+    top_k: Positive
+    stop_ids: list[Token]
+    original_max_positions: Positive | None
+    text_files: list[FileEntry]
+    task_files: list[FileEntry]
+    tokenized: list[TokenizedEntry]
+    chats: list[ChatEntry]
+    texts: list[Annotated[list[Token], Field(min_length=2)]]
+    around_switch: SwitchEntry | None
+    questions: list[QuestionEntry]
+    notes: list[str]
+
+
+def write_reference(said: Said, checkpoint: CheckpointFacts) -> dict[str, bytes]:
+    """Return the files that hold a part of what the original said, by name.
+
+    Args:
+        said: What it said; see `subset.packaged_part`.
+        checkpoint: The original.
+    """
+    around = said.around_switch.texts if said.around_switch else ()
+    columns = {text.top_ids.shape[1] for text in (*said.texts.texts, *around)}
+    entry = ReferenceEntry(
+        schema_version="1.0",
+        checkpoint=checkpoint,
+        split="held-out",
+        vocab_size=said.vocab_size,
+        top_k=max(columns, default=1),
+        stop_ids=list(said.stop_ids),
+        original_max_positions=said.switch,
+        text_files=_files(said.text_set),
+        task_files=_files(said.task_set),
+        tokenized=[TokenizedEntry(text=item.text, ids=item.ids) for item in said.tokenized],
+        chats=[
+            ChatEntry(messages=[Message(**message) for message in chat.messages], text=chat.text, ids=chat.ids)
+            for chat in said.chats
+        ],
+        texts=[text.tokens.tolist() for text in said.texts.texts],
+        around_switch=_switch(around) if around else None,
+        questions=[_question(asked) for asked in said.questions],
+        notes=list(said.notes),
+    )
+    arrays = {**_arrays("texts", said.texts.texts), **(_arrays("switch", around) if around else {})}
+    return {
+        REFERENCE_FILE: (entry.model_dump_json() + "\n").encode("utf-8"),
+        DISTRIBUTIONS_FILE: safetensors.numpy.save(arrays),
+    }
+
+
+def read_reference(folder: Path) -> Said:
+    """Return what the original said, from the reference folder of a package.
+
+    Raises:
+        PackageInvalidError: There is no reference, or it is damaged, contradicts itself, or is of a newer phiforge.
+    """
+    entry = _read_entry(folder)
+    arrays = _read_arrays(folder)
+    _check_ids(folder, entry)
+    parts = {"texts": [len(ids) for ids in entry.texts]}
+    if entry.around_switch:
+        parts["switch"] = [min(length, TAIL_POSITIONS) for length in entry.around_switch.lengths]
+    _check_arrays(folder, entry, arrays, {name: sum(lengths) for name, lengths in parts.items()})
+    cut = {name: _cut(arrays, name, lengths) for name, lengths in parts.items()}
+    texts = [_text(ids, rows) for ids, rows in zip(entry.texts, cut["texts"], strict=True)]
+    around = entry.around_switch
+    prompts = [around.ids[:length] for length in around.lengths] if around else []
+    switch = [_text(ids, rows) for ids, rows in zip(prompts, cut.get("switch", []), strict=True)]
+    return Said(
+        fingerprint=entry.checkpoint.fingerprint,
+        vocab_size=entry.vocab_size,
+        stop_ids=tuple(entry.stop_ids),
+        switch=entry.original_max_positions,
+        text_set=_data_set(entry.text_files),
+        task_set=_data_set(entry.task_files),
+        tokenized=tuple(Tokenized(item.text, item.ids) for item in entry.tokenized),
+        chats=tuple(_chat(item) for item in entry.chats),
+        texts=Reference(entry.top_k, tuple(texts)),
+        around_switch=Reference(entry.top_k, tuple(switch)) if switch else None,
+        questions=tuple(_asked(item) for item in entry.questions),
+        notes=tuple(entry.notes),
+    )
+
+
+def _files(data: DataSet) -> list[FileEntry]:
+    return [FileEntry(name=file.name, sha256=file.sha256) for file in data.files]
+
+
+def _data_set(files: Sequence[FileEntry]) -> DataSet:
+    return DataSet(tuple(DataFile(file.name, file.sha256) for file in files))
+
+
+def _switch(texts: Sequence[ReferenceText]) -> SwitchEntry:
+    longest = max((text.tokens.tolist() for text in texts), key=len)
+    return SwitchEntry(ids=longest, lengths=[len(text.tokens) for text in texts])
+
+
+def _question(asked: Asked) -> QuestionEntry:
+    return QuestionEntry(
+        task=asked.task,
+        ids=asked.prompt,
+        limit=asked.limit,
+        answer=asked.answer,
+        right=asked.right,
+        tokens=asked.tokens,
+        stopped=asked.ending.stopped,
+        loops=asked.ending.loops,
+    )
+
+
+def _chat(entry: ChatEntry) -> Chat:
+    return Chat([message.model_dump() for message in entry.messages], entry.text, entry.ids)
+
+
+def _asked(entry: QuestionEntry) -> Asked:
+    return Asked(
+        task=entry.task,
+        prompt=entry.ids,
+        limit=entry.limit,
+        answer=entry.answer,
+        right=entry.right,
+        tokens=entry.tokens,
+        ending=Ending(stopped=entry.stopped, loops=entry.loops),
+    )
+
+
+def _arrays(name: str, texts: Sequence[ReferenceText]) -> dict[str, NDArray[np.generic]]:
+    """The rows of all texts, one after the other; `true` has a zero where nothing follows."""
+    if not texts:
+        return {}
+    return {
+        f"{name}.top_ids": np.concatenate([text.top_ids for text in texts]).astype(np.int32),
+        f"{name}.top": np.concatenate([text.top_log_probabilities for text in texts]).astype(np.float32),
+        f"{name}.tail": np.concatenate([text.tail_log_mass for text in texts]).astype(np.float32),
+        f"{name}.true": np.concatenate([np.append(text.true_log_probability, 0) for text in texts]).astype(np.float32),
+    }
+
+
+def _cut(arrays: Arrays, name: str, lengths: Sequence[int]) -> list[dict[str, NDArray[np.generic]]]:
+    if not lengths:
+        return []
+    places = np.cumsum(lengths)[:-1]
+    split = {key: np.split(arrays[f"{name}.{key}"], places) for key in ("top_ids", "top", "tail", "true")}
+    return [{key: rows[index] for key, rows in split.items()} for index in range(len(lengths))]
+
+
+def _text(ids: Sequence[int], rows: Mapping[str, NDArray[np.generic]]) -> ReferenceText:
+    return ReferenceText(
+        tokens=np.array(ids, dtype=np.int32),
+        top_ids=rows["top_ids"].astype(np.int32),
+        top_log_probabilities=rows["top"].astype(np.float32),
+        tail_log_mass=rows["tail"].astype(np.float32),
+        true_log_probability=rows["true"].astype(np.float32)[:-1],
+    )
+
+
+def _read_entry(folder: Path) -> ReferenceEntry:
+    try:
+        return ReferenceEntry.model_validate_json(_read(folder, REFERENCE_FILE))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        if where == "schema_version":
+            raise _invalid(
+                folder, f"{REFERENCE_FILE} has another schema version than 1.0: a newer phiforge made it"
+            ) from error
+        raise _invalid(folder, f"{REFERENCE_FILE}: {where or 'the file'}: {first['msg']}") from error
+
+
+def _read_arrays(folder: Path) -> Arrays:
+    try:
+        arrays: Arrays = safetensors.numpy.load(_read(folder, DISTRIBUTIONS_FILE))
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _invalid(folder, f"{DISTRIBUTIONS_FILE} is damaged: {error}") from error
+    return arrays
+
+
+def _read(folder: Path, name: str) -> bytes:
+    path = folder / name
+    if not folder.is_dir():
+        raise errors.PackageInvalidError(
+            f"The package {folder.parent} carries no reference.",
+            why="An older phiforge made it, or it was put together by `phiforge package` without one.",
+            fix="Build it again with this version, or give the checkpoint it was built from with --checkpoint.",
+        )
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise _invalid(folder, f"{name} has {size:,} bytes, far more than it can need")
+        return path.read_bytes()
+    except OSError as error:
+        raise _invalid(folder, f"{name} cannot be read: {error.strerror}") from error
+
+
+def _check_ids(folder: Path, entry: ReferenceEntry) -> None:
+    """Check that every id is in the vocabulary, and that the prompts around the switch are there."""
+    around = entry.around_switch
+    lists = [
+        entry.stop_ids,
+        *(item.ids for item in entry.tokenized),
+        *(chat.ids for chat in entry.chats),
+        *entry.texts,
+        *(question.ids for question in entry.questions),
+        *([around.ids] if around else []),
+    ]
+    highest = max((token for ids in lists for token in ids), default=0)
+    if highest >= entry.vocab_size:
+        raise _invalid(folder, f"The token {highest} is in no vocabulary of {entry.vocab_size:,}")
+    if around is None:
+        return
+    if entry.original_max_positions is None:
+        raise _invalid(folder, "There are prompts around a longrope switch, but no switch")
+    if max(around.lengths) != len(around.ids):
+        raise _invalid(folder, "The prompts around the longrope switch do not have the lengths told")
+    if len(around.ids) < entry.original_max_positions:
+        raise _invalid(folder, "The prompts around the longrope switch end before it")
+
+
+def _check_arrays(folder: Path, entry: ReferenceEntry, arrays: Arrays, rows: Mapping[str, int]) -> None:
+    expected: dict[str, tuple[tuple[int, ...], str]] = {}
+    for name, count in rows.items():
+        if count:
+            expected[f"{name}.top_ids"] = ((count, entry.top_k), "int32")
+            expected[f"{name}.top"] = ((count, entry.top_k), "float32")
+            expected[f"{name}.tail"] = expected[f"{name}.true"] = ((count,), "float32")
+    if set(arrays) != set(expected):
+        raise _invalid(folder, f"{DISTRIBUTIONS_FILE} holds {sorted(arrays)} instead of {sorted(expected)}")
+    for name, (shape, dtype) in expected.items():
+        found = arrays[name]
+        if found.shape != shape or found.dtype != dtype:
+            told = f"{found.dtype} {list(found.shape)} instead of {dtype} {list(shape)}"
+            raise _invalid(folder, f"{name} in {DISTRIBUTIONS_FILE} is {told}")
+    for name in rows:
+        if f"{name}.top" in arrays:
+            _check_rows(folder, entry.vocab_size, arrays, name)
+
+
+def _check_rows(folder: Path, vocab_size: int, arrays: Arrays, name: str) -> None:
+    """Check that rows hold different tokens of the vocabulary, and probabilities that add up to one."""
+    ids = np.sort(arrays[f"{name}.top_ids"].astype(np.int64), axis=1)
+    top, tail, true = (arrays[f"{name}.{key}"].astype(np.float64) for key in ("top", "tail", "true"))
+    if ids[:, 0].min() < 0 or ids[:, -1].max() >= vocab_size or not (np.diff(ids, axis=1) > 0).all():
+        raise _invalid(folder, f"{name}.top_ids holds a token twice, or one that is in no vocabulary")
+    if not (np.isfinite(top).all() and np.isfinite(true).all()) or np.isnan(tail).any():
+        raise _invalid(folder, f"{name} holds log-probabilities that are no finite numbers")
+    if max(top.max(), tail.max(), true.max()) > ROUNDING or (np.diff(top, axis=1) > 0).any():
+        raise _invalid(folder, f"{name} holds log-probabilities above 0, or not in falling order")
+    if np.abs(np.exp(top).sum(axis=1) + np.exp(tail) - 1).max() > ROUNDING:
+        raise _invalid(folder, f"The probabilities of {name} do not add up to 1")
+
+
+def _invalid(folder: Path, why: str) -> errors.PackageInvalidError:
+    return errors.PackageInvalidError(
+        f"The reference in {folder} cannot be used.",
+        why=f"{why}.",
+        fix="Get the package again from where it was published; or give its checkpoint with --checkpoint.",
+    )

@@ -1,0 +1,156 @@
+"""Parts of what the original said: what travels in a package, and what fits a shorter context."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phiforge.validation.drift import Reference, ReferenceText
+from phiforge.validation.held_out import answer_limit
+from phiforge.validation.probes import DECODE_STEPS, TAIL_POSITIONS
+from phiforge.validation.samples import TEXTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from phiforge.validation.held_out import Asked, Said
+
+# Questions that are answered where answers take long, evenly spread over all.
+QUESTIONS = 200
+# What a package carries of the distributions: so many positions, and the likeliest tokens of each.
+POSITIONS, TOP_K = 2048, 64
+
+
+def packaged_part(said: Said, ask: Callable[[Sequence[Sequence[int]]], Reference]) -> Said:
+    """Return the part of what the original said that a package carries, the same whatever variants are in it.
+
+    Texts are taken in their order, whole, until 2,048 positions are reached, and the last one is cut there; questions
+    are at most 200, evenly spread; of the prompts around the longrope switch the scored rows remain.
+
+    Args:
+        said: All it said.
+        ask: Gives the distributions over other texts, for where no text of `said` can be taken as it is.
+    """
+    chosen = first_texts(said.texts, POSITIONS, said.switch)
+    texts = Reference(said.texts.top_k, tuple(text for _, text in chosen))
+    if not chosen and said.texts.texts:
+        texts = ask([said.texts.texts[0].tokens[:POSITIONS].tolist()])
+    whole = {
+        index for index, text in chosen if len(text.tokens) == len(said.tokenized[len(TEXTS) + index].ids)
+    }  # a cut text is not told in full
+    own, held_out = said.tokenized[: len(TEXTS)], said.tokenized[len(TEXTS) :]
+    questions = tuple(said.questions[index] for index in spread(len(said.questions), QUESTIONS))
+    around = said.around_switch
+    kept, asked = f"{len(texts.texts)} of {len(said.texts.texts)}", f"{len(questions)} of {len(said.questions)}"
+    return replace(
+        said,
+        tokenized=(*own, *(item for index, item in enumerate(held_out) if index in whole)),
+        texts=narrow(texts, TOP_K),
+        around_switch=narrow(Reference(around.top_k, tuple(map(last_rows, around.texts))), TOP_K) if around else None,
+        questions=questions,
+        notes=(f"reference: the package's top-{TOP_K} of {kept} texts and its answers to {asked} questions",),
+    )
+
+
+def within(said: Said, context: int) -> Said:
+    """Return what a variant of so much context can be held against.
+
+    Left out are texts whose cut would be on the other side of the longrope switch, where the original says something
+    else, and questions whose known answer does not fit.
+    """
+    texts = [
+        text if len(text.tokens) <= context else cut_text(text, context)
+        for text in said.texts.texts
+        if not crosses(len(text.tokens), context, said.switch)
+    ]
+    reaches = said.switch is not None and said.switch + DECODE_STEPS <= context
+    questions = (_question_within(asked, said.switch, context) for asked in said.questions)
+    return replace(
+        said,
+        texts=Reference(said.texts.top_k, tuple(texts)),
+        around_switch=said.around_switch if reaches else None,
+        questions=tuple(asked for asked in questions if asked is not None),
+    )
+
+
+def _question_within(asked: Asked, switch: int | None, context: int) -> Asked | None:
+    if len(asked.prompt) >= context:
+        return None
+    limit = min(asked.limit, answer_limit(len(asked.prompt), switch, context))
+    # An answer that ended before the limit would have ended so with the lower one too.
+    fits = limit == asked.limit or (asked.ending.stopped and asked.tokens < limit)
+    return replace(asked, limit=limit) if fits else None
+
+
+def first_texts(reference: Reference, positions: int, switch: int | None) -> list[tuple[int, ReferenceText]]:
+    """Return the first texts that have so many positions together, the last of them cut, each with its index.
+
+    Left out are a text whose cut would be on the other side of the longrope switch, and one that predicts nothing.
+    """
+    chosen: list[tuple[int, ReferenceText]] = []
+    room = positions
+    for index, text in enumerate(reference.texts):
+        if room < 2:
+            break
+        if len(text.tokens) > 1 and not crosses(len(text.tokens), room, switch):
+            chosen.append((index, cut_text(text, room)))
+            room -= len(chosen[-1][1].tokens)
+    return chosen
+
+
+def crosses(length: int, cut: int, switch: int | None) -> bool:
+    """Return whether a text of this length would, when cut, be computed with other factors: short instead of long."""
+    return switch is not None and cut <= switch < length
+
+
+def cut_reference(reference: Reference, positions: int) -> Reference:
+    """Return the first texts, the last of them cut, that have so many positions together."""
+    return Reference(reference.top_k, tuple(text for _, text in first_texts(reference, positions, None)))
+
+
+def cut_text(text: ReferenceText, length: int) -> ReferenceText:
+    """Return the first tokens of a text with what the reference says of them."""
+    return ReferenceText(
+        tokens=text.tokens[:length],
+        top_ids=text.top_ids[:length],
+        top_log_probabilities=text.top_log_probabilities[:length],
+        tail_log_mass=text.tail_log_mass[:length],
+        true_log_probability=text.true_log_probability[: min(length, len(text.tokens)) - 1],
+    )
+
+
+def last_rows(text: ReferenceText) -> ReferenceText:
+    """Return a text with the rows of its last positions alone, which the probe of the switch scores."""
+    return ReferenceText(
+        tokens=text.tokens,
+        top_ids=text.top_ids[-TAIL_POSITIONS:],
+        top_log_probabilities=text.top_log_probabilities[-TAIL_POSITIONS:],
+        tail_log_mass=text.tail_log_mass[-TAIL_POSITIONS:],
+        true_log_probability=text.true_log_probability[max(0, len(text.tokens) - TAIL_POSITIONS) :],
+    )
+
+
+def narrow(reference: Reference, top_k: int) -> Reference:
+    """Return a reference with fewer likeliest tokens; the others join the rest of the vocabulary."""
+    if reference.top_k <= top_k:
+        return reference
+    return Reference(top_k, tuple(_narrow(text, top_k) for text in reference.texts))
+
+
+def _narrow(text: ReferenceText, top_k: int) -> ReferenceText:
+    rest = np.concatenate([text.top_log_probabilities[:, top_k:], text.tail_log_mass[:, None]], axis=1)
+    tail = np.logaddexp.reduce(rest.astype(np.float64), axis=1)
+    return replace(
+        text,
+        top_ids=text.top_ids[:, :top_k],
+        top_log_probabilities=text.top_log_probabilities[:, :top_k],
+        tail_log_mass=tail.astype(np.float32),
+    )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of the numbers below `count`, evenly spread."""
+    kept = min(count, most)
+    return [index * count // kept for index in range(kept)]

@@ -1,0 +1,112 @@
+"""Merge what other machines measured of a package with the evidence it carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from phiforge import errors
+from phiforge.evidence import Agreement, Kind, parse_evidence
+from phiforge.evidence_file import is_evidence_file, parse_evidence_file
+from phiforge.hashing import hash_file
+from phiforge.packaging.verify import read_sums
+from phiforge.packaging.write import content_hash
+from phiforge.verbs.judging import is_foreign
+from phiforge.verbs.packaged import profile_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from phiforge.evidence import AnyEvidence
+    from phiforge.evidence_file import EvidenceFile
+    from phiforge.target import Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brought:
+    """What was brought to a package.
+
+    Attributes:
+        files: Evidence files of this very package, each once.
+        records: Single records as JSON text, by the variant's hash and the file's name.
+    """
+
+    files: tuple[EvidenceFile, ...]
+    records: Mapping[str, Mapping[str, str]]
+
+
+def read_brought(package: Path, variants: Mapping[str, str], paths: Sequence[Path]) -> Brought:
+    """Read evidence from elsewhere, and refuse what is of anything else than this package.
+
+    Args:
+        package: The package, as it was sealed.
+        variants: Its variants: name to hash.
+        paths: Evidence files and single records. One that is given twice counts once.
+
+    Raises:
+        EvidenceInvalidError: A file cannot be read or was changed, or is of another package, variant or profile.
+    """
+    content = content_hash(read_sums(package)) if paths else ""
+    files: dict[str, EvidenceFile] = {}
+    records: dict[str, dict[str, str]] = {}
+    for path in paths:
+        text = _text(path)
+        if is_evidence_file(text):
+            file = parse_evidence_file(text, str(path))
+            _check(file, path, package, content, variants)
+            files[file.model_dump_json()] = file
+        else:
+            record = parse_evidence(text, str(path))
+            if record.variant_sha256 not in variants.values():
+                raise _foreign(path, "variant", record.variant_sha256, ", ".join(variants.values()))
+            records.setdefault(record.variant_sha256, {})[path.name] = text
+    return Brought(files=tuple(files.values()), records=records)
+
+
+def merge(own: Sequence[AnyEvidence], brought: Sequence[AnyEvidence], profile: Profile) -> list[AnyEvidence]:
+    """Return all evidence of one variant for one profile, what was brought first.
+
+    What the device measured takes the place of what another machine had measured of the same sort: the build machine's
+    drift and speed say less of the device than its own. Surrogate and emulated evidence stays beside it, since kinds
+    are never mixed, and says what the device was expected to show. Of several devices all count, and the gate takes the
+    worst. What was measured in a process of another architecture than the profile's takes no place.
+    """
+    measured = {_sort(record) for record in brought if record.kind is Kind.MEASURED and not is_foreign(record, profile)}
+    kept = [record for record in own if record.kind is not Kind.MEASURED or _sort(record) not in measured]
+    return [*brought, *kept]
+
+
+def _sort(record: AnyEvidence) -> str:
+    return f"{record.evidence} {record.comparison}" if isinstance(record, Agreement) else record.evidence
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.EvidenceInvalidError(
+            f"The evidence file {path} cannot be used.",
+            why=f"It cannot be read: {error}.",
+            fix="Give the file that `phiforge measure` printed, or copy it again.",
+        ) from error
+
+
+def _check(file: EvidenceFile, path: Path, package: Path, content: str, variants: Mapping[str, str]) -> None:
+    if file.package.content_sha256 != content:
+        raise _foreign(path, "package", file.package.content_sha256, content)
+    name = file.variant.name
+    if variants.get(name) != file.variant.sha256:
+        raise _foreign(path, f"variant than {name}", file.variant.sha256, variants.get(name, "not in the package"))
+    profiles = profile_files(package, name)
+    own = hash_file(profiles[file.profile.name]) if file.profile.name in profiles else "not in the package"
+    if file.profile.sha256 != own:
+        raise _foreign(path, f"profile than {file.profile.name}", file.profile.sha256, own)
+
+
+def _foreign(path: Path, what: str, theirs: str, ours: str) -> errors.EvidenceInvalidError:
+    return errors.EvidenceInvalidError(
+        f"The evidence file {path} is of another {what}.",
+        why=f"It was measured on {theirs[:12]}; here it is {ours if ' ' in ours else ours[:12]}.",
+        fix="Measure this package on the device with `phiforge measure`.",
+    )

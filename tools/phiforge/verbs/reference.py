@@ -1,0 +1,150 @@
+"""The reference of a package: what the original says, made at the build and read where there is no original."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from phiforge import errors
+from phiforge.hashing import content_key, hash_file
+from phiforge.machine import default_threads
+from phiforge.packaging.layout import REFERENCE_FOLDER
+from phiforge.validation.held_out import ask_checkpoint
+from phiforge.validation.reference import Source, compute_reference
+from phiforge.validation.reference_file import DISTRIBUTIONS_FILE, REFERENCE_FILE, read_reference, write_reference
+from phiforge.validation.subset import packaged_part
+from phiforge.verbs.defaults import default_tasks, default_texts, evidence_code
+from phiforge.verbs.subject import GENAI_CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from phiforge.store import Store
+    from phiforge.validation.held_out import Progress, Said
+    from phiforge.variant import CheckpointFacts
+    from phiforge.verbs.subject import Subject
+    from phiforge.verbs.watch import Stages
+
+STAGE, KIND = "reference of the package", "package-reference"
+_FILES = (REFERENCE_FILE, DISTRIBUTIONS_FILE)
+
+
+def make_reference(
+    subjects: Sequence[Subject],
+    checkpoint: Path,
+    about: CheckpointFacts,
+    *,
+    texts: Path | None,
+    tasks: Path | None,
+    cache: Path,
+    threads: int | None,
+    progress: Progress,
+) -> dict[str, bytes]:
+    """Return the reference files of a package with these variants, by name.
+
+    After a validation of the variants this computes nothing: all that the original said is in the cache.
+
+    Args:
+        subjects: The variants; the reference is for the longest context of them.
+        checkpoint: The original.
+        about: What the variants' records say of it.
+        texts: Held-out text; the embedded one by default.
+        tasks: Held-out tasks; by default the embedded ones, for the embedded model only.
+        cache: What the original said at the validation.
+        threads: Threads of torch, where something must be computed.
+        progress: Told of each step: (step, done, total).
+    """
+    threads = threads or default_threads()
+    said = ask_checkpoint(
+        checkpoint,
+        texts or default_texts(),
+        tasks or default_tasks(checkpoint),
+        context=max(context_of(subject) for subject in subjects),
+        cache=cache,
+        threads=threads,
+        progress=progress,
+    )
+    source = Source(checkpoint, said.fingerprint, cache, threads)
+    part = packaged_part(said, lambda ids: compute_reference(source, ids))
+    source.close()
+    return write_reference(part, about)
+
+
+def built_reference(
+    subjects: Sequence[Subject],
+    checkpoint: Path,
+    about: CheckpointFacts,
+    *,
+    texts: Path | None,
+    tasks: Path | None,
+    store: Store,
+    threads: int | None,
+    stages: Stages,
+) -> dict[str, bytes]:
+    """Return the reference files of a build's package, made now unless the store has them; arguments as above."""
+    held_out = tasks or default_tasks(checkpoint)
+    data = [texts or default_texts(), *(sorted(held_out.glob("*.jsonl")) if held_out else [])]
+    context = max(context_of(subject) for subject in subjects)
+    key = content_key([KIND, about.model_dump(), context, [hash_file(path) for path in data], evidence_code()])
+    known = store.find(KIND, key)
+    if known is not None:
+        stages.reused(STAGE)
+        return reference_files(known, about)
+    with stages.timed(STAGE), store.stage(KIND, key) as folder:
+        files = make_reference(
+            subjects, checkpoint, about, texts=texts, tasks=tasks, cache=store.root / "reference", threads=threads,
+            progress=stages.watcher.advanced,
+        )  # fmt: skip
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    return files
+
+
+def packaged_reference(package: Path, subjects: Sequence[Subject]) -> Said:
+    """Return what the original said, from a package, for its variants.
+
+    Raises:
+        PackageInvalidError: The package carries no reference, a broken one, or one of another checkpoint.
+    """
+    said = read_reference(package / REFERENCE_FOLDER)
+    for subject in subjects:
+        if subject.record is not None:
+            _check_original(said, subject.record.checkpoint, package / REFERENCE_FOLDER)
+    return said
+
+
+def reference_files(folder: Path, about: CheckpointFacts) -> dict[str, bytes]:
+    """Return the files of a reference folder, by name, after a check of all that is in them.
+
+    Raises:
+        PackageInvalidError: They are broken, or of another checkpoint.
+    """
+    _check_original(read_reference(folder), about, folder)
+    return {name: (folder / name).read_bytes() for name in _FILES}
+
+
+def context_of(subject: Subject) -> int:
+    """Return the most tokens of a sequence that a variant takes.
+
+    Raises:
+        VariantUnusableError: Its genai_config.json does not say so.
+    """
+    try:
+        config = json.loads((subject.folder / GENAI_CONFIG).read_text(encoding="utf-8"))
+        return int(config["model"]["context_length"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.VariantUnusableError(
+            f"The variant {subject.name} does not say how much context it has.",
+            why=f"{GENAI_CONFIG} is not valid: {error!r}.",
+            fix="Build it again with `phiforge build`, or copy the whole folder again.",
+        ) from error
+
+
+def _check_original(said: Said, about: CheckpointFacts, folder: Path) -> None:
+    if said.fingerprint != about.fingerprint:
+        raise errors.PackageInvalidError(
+            f"The reference in {folder} is of another checkpoint than the variant.",
+            why=f"It is of {said.fingerprint[:12]}, the variant of {about.name} ({about.fingerprint[:12]}).",
+            fix="Validate the variant with its own checkpoint, and package it with the evidence of that.",
+        )
