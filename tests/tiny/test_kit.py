@@ -17,6 +17,7 @@ from phiforge.gate import Outcome
 from phiforge.hashing import hash_files
 from phiforge.packaging.layout import REFERENCE_FOLDER
 from phiforge.packaging.write import content_hash
+from phiforge.target import Profile
 from phiforge.validation.held_out import Said, ask_checkpoint
 from phiforge.validation.reference_file import read_reference
 from phiforge.validation.subset import packaged_part
@@ -174,7 +175,7 @@ def test_bench_takes_the_profile_from_the_package(
 ) -> None:
     asked: list[str] = []
 
-    def run(subject: object, profile: phiforge.target.Profile, *_: object) -> str:  # type: ignore[name-defined]
+    def run(subject: object, profile: Profile, *_: object) -> str:
         asked.append(profile.name)
         return "{}\n"
 

@@ -161,6 +161,12 @@ class OliveOptions(BaseModel):
 
 # What each provider of an export is called as a target.
 EXPORT_TARGETS = {"cpu": "cpu", "dml": "directml", "webgpu": "webgpu"}
+# Set here and not left to defaults. With graph capture DirectML refuses a session of which a compute node would run on
+# the CPU. WebGPU refuses graph capture where a graph has an If, as longrope's has: there it is asked where nodes run.
+PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
+    "dml": {"enable_graph_capture": "1"},
+    "webgpu": {"enableGraphCapture": "0", "validationMode": "basic"},
+}
 NPU_PASSES = (CALIBRATE_PASS, STAGES_PASS, COMPILE_PASS)
 OWN_PASSES = (ROTATE_PASS, QUANTIZE_PASS, *NPU_PASSES, EXPORT_PASS)
 

@@ -87,6 +87,15 @@ def test_stopping_compares_with_the_reference() -> None:
     assert probes.probe_stopping(good, good[:97] + bad[:3]).passed
 
 
+def test_a_few_answers_may_run_on_but_fewer_may_repeat_themselves() -> None:
+    good = [probes.ending([1, 2, 3], stopped=True)] * 100
+    long = [probes.ending(list(range(100)), stopped=False)] * 5
+    looping = [probes.ending([1, 2] * 50, stopped=False)] * 5
+    assert probes.probe_stopping(good, good[5:] + long).passed
+    assert not probes.probe_stopping(good, good[5:] + looping).passed
+    assert probes.ending([1, 2] * 50, stopped=True) == probes.Ending(stopped=True, loops=False)
+
+
 @pytest.mark.parametrize(
     ("ids", "loop"),
     [([5, 5, 5, 5], True), ([9, 1, 2, 1, 2, 1, 2, 1, 2], True), ([1, 2, 1, 2, 1, 2], False), (list(range(99)), False)],

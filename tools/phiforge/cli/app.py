@@ -46,6 +46,12 @@ Revision = Annotated[
 UsedTuning = Annotated[
     Optional[Path], typer.Option("--tuning", help="A tuning.json of this machine: the variant and settings it chose.")
 ]
+Chunk = Annotated[
+    Optional[int],
+    typer.Option(
+        "--chunk", min=0, help="Tokens of a prompt that a GPU computes at once, 0 for all; by default what it needs."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress, only the result.")]
 
 
@@ -114,6 +120,7 @@ def validate(
     texts: Texts = None,
     tasks: Tasks = None,
     threads: Threads = None,
+    chunk: Chunk = None,
     quiet: Quiet = False,
 ) -> int:
     """Measure what a variant costs in accuracy: drift, answers, probes.
@@ -131,6 +138,7 @@ def validate(
             texts=texts,
             tasks=tasks,
             threads=threads,
+            chunk=chunk,
             watcher=watcher,
         )
     return render.evidence_folders(folders)
@@ -351,3 +359,20 @@ def explain(package: Annotated[Path, typer.Argument(help="A package (.ortpackage
     from phiforge.verbs.explain import explain as run
 
     return show_explanation(run(package))
+
+
+@app.command()
+def conform(
+    checkpoint: Annotated[Path, typer.Argument(help="A Hugging Face folder, or a Hub id; its weights are not read.")],
+    target: Targets,
+    pipeline: Annotated[Optional[str], typer.Option("--pipeline", "-p", help="Instead of the profile's.")] = None,
+    revision: Revision = None,
+    project: Project = None,
+) -> int:
+    """Say before a build for GPUs whether every node of the graph would run there."""
+    from phiforge.cli.conform import show_conformance
+    from phiforge.verbs.conform import conform as run
+
+    with ProgressWatcher(quiet=False) as watcher:
+        found = run(checkpoint, targets=target, pipeline=pipeline, revision=revision, project=project, watcher=watcher)
+    return show_conformance(found)

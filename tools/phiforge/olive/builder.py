@@ -24,17 +24,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from phiforge.decoder.decoder import one_thread
+from phiforge.pipeline import PROVIDER_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-
-# Set here and not left to defaults. With graph capture DirectML refuses a session of which a compute node would run on
-# the CPU. WebGPU refuses graph capture where a graph has an If, as longrope's has: there it is asked where nodes run.
-PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
-    "dml": {"enable_graph_capture": "1"},
-    "webgpu": {"enableGraphCapture": "0", "validationMode": "basic"},
-}
 
 
 def build_graph(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from phiforge.evidence import AnyEvidence, Probe
     from phiforge.runtime.variant import Variant
     from phiforge.validation.agreement import Comparison, LogitsOf
+    from phiforge.validation.drift import Reference
     from phiforge.validation.held_out import Said, Stamp
 
     Progress = Callable[[str, int, int], None]
@@ -224,9 +225,7 @@ def _on_webgpu(run: _Run, scored: Path, chunk: int | None) -> list[AnyEvidence]:
     return [drift, *agreed, checked]
 
 
-def _exactly(
-    run: _Run, scored: Path, stamp: Stamp, kind: Kind, chunk: int | None
-) -> tuple[list[AnyEvidence], Probe]:
+def _exactly(run: _Run, scored: Path, stamp: Stamp, kind: Kind, chunk: int | None) -> tuple[list[AnyEvidence], Probe]:
     """Hold the exact twin on the provider against itself on the CPU, and its prefills against its decoding."""
     from phiforge.runtime.logits import logits, logits_stepwise
     from phiforge.runtime.variant import open_variant
@@ -244,10 +243,33 @@ def _exactly(
                 partial(logits_stepwise, theirs, prefill=1),
             ),
         ]
-        line = [int(token) for text in run.said.texts.texts for token in text.tokens]
-        probe = probe_prefill(measure_prefills(partial(_in_chunks, ours), line), chunk)
+        probe = probe_prefill(measure_prefills(partial(_in_chunks, ours), _line(run.said.texts)), chunk)
         del hold, ours, theirs
     return found, probe
+
+
+def probe_adapter(folder: Path, chunk: int | None, texts: Reference, work: Path) -> Probe:
+    """Check whether the adapter of a variant's provider computes whole prompts right.
+
+    Args:
+        folder: The variant, or its twin, with the logits of every position.
+        chunk: Tokens of a prompt that are computed at once, None for all.
+        texts: Where the tokens come from.
+        work: Folder on the variant's disk.
+    """
+    from phiforge.runtime.variant import open_variant
+
+    with _folder(work) as twin:
+        make_exact_twin(folder, twin)
+        opened = open_variant(twin, chunk=chunk or 0)
+        probe = probe_prefill(measure_prefills(partial(_in_chunks, opened), _line(texts)), chunk)
+        del opened
+    return probe
+
+
+def _line(texts: Reference) -> list[int]:
+    """All texts' tokens, one after the other."""
+    return [int(token) for text in texts.texts for token in text.tokens]
 
 
 def _provider_agreement(

@@ -13,6 +13,7 @@ from phiforge.validation import probes
 from phiforge.validation.held_out import Stamp
 from phiforge.validation.latency import measure_latency
 from phiforge.validation.records import drift_record, tasks_record
+from phiforge.validation.subset import within
 from phiforge.validation.twin import TWIN_NOTE, head_prompts, scored_folder
 from phiforge.validation.way import Way
 
@@ -73,6 +74,8 @@ def validate_variant(
     Raises:
         VariantUnusableError: The variant is incomplete, does not load or does not answer, or has another vocabulary.
     """
+    if way.below_switch and said.switch is not None:
+        said = within(said, said.switch)
     # Asked before the variant is opened, so that its weights are not in memory twice.
     placement = way.placement(variant)
     opened = _open(variant, said, way, threads)
@@ -85,10 +88,12 @@ def validate_variant(
         scored = way.open(folder, threads)
         if folder != variant:
             stamp = replace(stamp, notes=(*stamp.notes, TWIN_NOTE))
-            checks = (*checks, _head_probe(scored, shown, float16=is_float16(variant)))
+            checks = (*checks, _head_probe(scored, shown, way.head_rounding or _rounding(variant)))
         drift = _drift(scored, said, way, stamp, progress)
         checks = (*checks, *_switch_probes(scored, said, way, shown, drift.kl_nats.mean, progress), placement)
+        chunk = scored.chunk
         del scored
+        checks = (*checks, *way.further(folder, chunk, said.texts, work))
     conditions = stamp.conditions(said.text_set + said.task_set, len(checks))
     checked = Probes(kind=way.kind, conditions=conditions, variant_sha256=variant_sha256, probes=checks)
     return Validation(drift=drift, tasks=answers.tasks, probes=checked)
@@ -197,10 +202,14 @@ def _show(variant: Variant, said: Said) -> _Shown:
     return _Shown(prompts=prompts, rows=tuple(last_rows(variant, prompt) for prompt in prompts), trace=trace)
 
 
-def _head_probe(twin: Variant, shown: _Shown, *, float16: bool) -> Probe:
+def _rounding(variant: Path) -> float:
+    """What sums in another order may differ by, as a fraction of the largest logit."""
+    return probes.FLOAT16_ROUNDING_FRACTION if is_float16(variant) else probes.ROUNDING_FRACTION
+
+
+def _head_probe(twin: Variant, shown: _Shown, rounding: float) -> Probe:
     from phiforge.runtime.logits import last_rows
 
-    rounding = probes.FLOAT16_ROUNDING_FRACTION if float16 else probes.ROUNDING_FRACTION
     rows = [last_rows(twin, prompt) for prompt in shown.prompts]
     return probes.probe_pruned_head([len(prompt) - 1 for prompt in shown.prompts], shown.rows, rows, rounding=rounding)
 

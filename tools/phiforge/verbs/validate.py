@@ -43,6 +43,7 @@ def validate(
     texts: Path | None = None,
     tasks: Path | None = None,
     threads: int | None = None,
+    chunk: int | None = None,
     watcher: Watcher | None = None,
 ) -> dict[str, Path]:
     """Validate the variants under `variant` and write their evidence: drift.json, tasks.json, probes.json and others.
@@ -59,6 +60,7 @@ def validate(
         tasks: Folder of held-out tasks, JSONL with id, messages and answer; by default the embedded ones, for the
             embedded model only.
         threads: Threads of the runtime; by default the cores this process may use.
+        chunk: Tokens of a prompt that a GPU's provider computes at once, 0 for all; by default what its adapter needs.
         watcher: Told of the progress.
 
     Returns:
@@ -77,18 +79,12 @@ def validate(
     subjects = find_subjects(variant)
     prepare_output(output)
     if checkpoint is None:
-        said = packaged_reference(variant, subjects)
-        here = running_here(variant, [subject.name for subject in subjects])
-        return {
-            subject.name: _write(output / subject.name, validate_by(said, subject, output, threads, watcher))
-            for subject in subjects
-            if subject.name in here
-        }
+        return _by_package(variant, subjects, output, threads, watcher, chunk)
     checkpoint = locate(checkpoint, revision, Stages(watcher))
     cache, written = output / "reference", {}
     for subject in subjects:
         found = run_validation(
-            subject, checkpoint, texts=texts, tasks=tasks, cache=cache, threads=threads, watcher=watcher
+            subject, checkpoint, texts=texts, tasks=tasks, cache=cache, threads=threads, watcher=watcher, chunk=chunk
         )
         written[subject.name] = _write(output / subject.name, found)
         if subject.record is not None:
@@ -116,6 +112,19 @@ def _check_needs_none(variant: Path, texts: Path | None, tasks: Path | None, rev
         )
 
 
+def _by_package(
+    package: Path, subjects: Sequence[Subject], output: Path, threads: int | None, watcher: Watcher, chunk: int | None
+) -> dict[str, Path]:
+    """Validate what runs on this machine by the reference that the package carries."""
+    said = packaged_reference(package, subjects)
+    here = running_here(package, [subject.name for subject in subjects])
+    return {
+        subject.name: _write(output / subject.name, validate_by(said, subject, output, threads, watcher, chunk))
+        for subject in subjects
+        if subject.name in here
+    }
+
+
 def _write(folder: Path, files: Mapping[str, str] | Mapping[str, bytes]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -123,7 +132,9 @@ def _write(folder: Path, files: Mapping[str, str] | Mapping[str, bytes]) -> Path
     return folder
 
 
-def validate_by(said: Said, subject: Subject, work: Path, threads: int | None, watcher: Watcher) -> dict[str, str]:
+def validate_by(
+    said: Said, subject: Subject, work: Path, threads: int | None, watcher: Watcher, chunk: int | None = None
+) -> dict[str, str]:
     """Validate one variant against what the original said, and return its evidence as JSON text, by file name."""
     # Imported here: the runtime takes seconds to load.
     from phiforge.runtime.variant import provider_of, read_config
@@ -134,7 +145,7 @@ def validate_by(said: Said, subject: Subject, work: Path, threads: int | None, w
     result = validate_variant(
         subject.folder,
         within(said, context_of(subject)),
-        way_here(provider_of(read_config(subject.folder))),
+        way_here(provider_of(read_config(subject.folder)), chunk),
         variant_sha256=subject.sha256,
         work=work,
         threads=threads,

@@ -10,6 +10,7 @@ from phiforge import catalog, errors
 from phiforge.evidence import Probe
 from phiforge.graph.conformance import load_provider, require_conformance
 from phiforge.machine import default_threads
+from phiforge.pipeline import PROVIDER_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,7 @@ def conform_to(model: ir.Model, provider: str, project: Path) -> Conformance:
     Raises:
         ConformanceError: The provider would leave nodes to the CPU, or copy values at every run.
     """
-    table = load_provider(catalog.provider_path(project, GPU_TABLES[provider]))
+    table = load_provider(catalog.provider_path(project, GPU_TABLES[provider])).under(PROVIDER_OPTIONS[provider])
     strict = provider == "dml"
     found = require_conformance(model, table, integers_on_cpu=not strict)
     if strict and found.crossings:
