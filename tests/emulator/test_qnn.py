@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 from emulator.parts import write_part
 from phiforge import errors
 from phiforge.graph.npu.context import parse_sdk
+from phiforge.runtime.failures import ORT_ERRORS
 from phiforge.runtime.placement import check_placement
 from phiforge.runtime.plugins import register_plugin
-from phiforge.runtime.failures import ORT_ERRORS
 from phiforge.runtime.qnn import QNN_PROVIDER, check_sdk, sdk_version, session_options
 
 QNN_STAGE = {"provider_options": [{"qnn": {"backend_type": "htp", "soc_model": "60"}}]}

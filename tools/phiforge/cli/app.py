@@ -176,7 +176,7 @@ def measure(
     output: Output = Path("artifacts/evidence"),
     threads: Threads = None,
     device: Annotated[
-        Optional[int], typer.Option("--device", min=0, help="Which of several devices that could run it, from 0.")
+        Optional[int], typer.Option("--device", min=0, help="The device that must run it, from 0.")
     ] = None,
     quiet: Quiet = False,
 ) -> int:

@@ -23,7 +23,7 @@ def show_job(job: Job) -> None:
     chosen = "chosen for this machine" if choice.variant == job.explanation.chosen else "asked for"
     out.print(f"Variant [bold]{escape(choice.variant)}[/], {chosen}: {escape(choice.why)}", soft_wrap=True)
     others = [name for index, name in enumerate(choice.adapters) if index != job.device]
-    also = f" (also here: {', '.join(others)}; see --device)" if others else ""
+    also = f" (also here: {', '.join(others)})" if others else ""
     out.print(f"Runs on {escape(job.adapter + also)}, measured as the profile {escape(job.profile.name)} says")
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     LogitsOf = Callable[[Sequence[int], int], Floats]
 
 LENGTHS = (8, 16, 31, 32, 48, 64)
-# A sound kernel's rounding is alike at every length: 0.12 to 0.19 % at up to 31 tokens, 0.5 % in one token at most, where
-# 32 gave 2.5 % and 10 % in one token. A token that is further off than MOST is wrong whatever the others are.
+# A sound kernel's rounding is alike at every length: 0.12 to 0.19 % at up to 31 tokens, 0.5 % in one token at most,
+# where 32 gave 2.5 % and 10 % in one token. A token that is further off than MOST is wrong whatever the others are.
 FACTOR, FLOOR, MOST = 4.0, 1e-3, 0.02
 
 

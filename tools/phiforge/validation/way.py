@@ -69,8 +69,8 @@ class Way:
         open: Opens a variant folder: (folder, threads).
         logits: Gives the logits of every position of a text, float32 [n, vocab]: (variant, ids).
         placement: Checks where the nodes of a folder run, or would run.
-        head_rounding: What a head that takes one row may differ by from one that takes all, as a fraction of the largest
-            logit; None for what the graph's floats give.
+        head_rounding: What a head that takes one row may differ by from one that takes all, as a fraction of the
+            largest logit; None for what the graph's floats give.
         below_switch: Whether only sequences up to the longrope switch are run, because prompts are computed in chunks:
             across it, the earlier chunks would have short factors and the later ones long.
         further: Further checks of a folder that gives the logits of every position: (folder, chunk, texts, work).

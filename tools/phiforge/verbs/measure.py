@@ -130,7 +130,7 @@ def measure(
         output: Folder for the evidence file.
         variant: A variant by name; by default the one this machine gets.
         target: The profile to measure and judge by, of those it is packaged for; by default the one that fits.
-        device: Which of several devices that could run it, from 0; by default the first.
+        device: The device that must run it, by its number from 0; refused if the runtime would take another.
         threads: Threads of the CPU's operators; by default what the profile says, or the cores this process may use.
         watcher: Told of the progress.
         on_job: Told what will be measured where, before it begins.
@@ -190,14 +190,26 @@ def _job(package: Path, variant: str | None, target: str | None, device: int | N
 
 
 def _device(choice: Choice, device: int | None) -> int:
-    if device is None or device < len(choice.adapters):
-        return device or 0
+    """Return the place of the device to measure on, which is the first: no other can be had for certain.
+
+    onnxruntime-genai 0.18 takes the first one in its own order. It can be told another only for DirectML, and there by
+    a number of another order than onnxruntime's (src/dml/dml_helpers.cpp), so evidence might name the wrong one.
+    """
+    wanted = device or 0
     listed = ", ".join(f"{index} {name}" for index, name in enumerate(choice.adapters))
-    raise errors.FallbackError(
-        f"There is no device {device} for the variant {choice.variant}.",
-        why=f"This machine has {listed}.",
-        fix="Choose one of these with --device, or leave it out to get the first.",
-    )
+    if wanted >= len(choice.adapters):
+        raise errors.FallbackError(
+            f"There is no device {wanted} for the variant {choice.variant}.",
+            why=f"This machine has {listed}.",
+            fix="Choose one of these with --device, or leave it out to get the first.",
+        )
+    if wanted > 0:
+        raise errors.FallbackError(
+            f"The variant {choice.variant} cannot be measured on {choice.adapters[wanted]}.",
+            why=f"The runtime takes the first device; this machine has {listed}.",
+            fix="Switch off those before it, in the Device Manager of Windows, and measure without --device.",
+        )
+    return wanted
 
 
 def _measured(parts: _Parts) -> EvidenceFile:
