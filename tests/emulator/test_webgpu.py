@@ -25,7 +25,13 @@ from phiforge.plan import resolve
 from phiforge.runtime.generate import generate
 from phiforge.runtime.logits import logits, logits_stepwise
 from phiforge.runtime.placement import PROVIDERS, check_placement, placement
-from phiforge.runtime.plugins import SOFTWARE_ADAPTER_VARIABLE, WEBGPU, allow_software_adapter, is_software, register_plugin
+from phiforge.runtime.plugins import (
+    SOFTWARE_ADAPTER_VARIABLE,
+    WEBGPU,
+    allow_software_adapter,
+    is_software,
+    register_plugin,
+)
 from phiforge.runtime.variant import SOFTWARE_CHUNK, open_variant
 from phiforge.store import Store
 from phiforge.target import load_profile

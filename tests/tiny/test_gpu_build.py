@@ -9,8 +9,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import pytest
@@ -20,13 +20,12 @@ from phiforge import errors
 from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
 from phiforge.evidence import Agreement, AnyEvidence, Drift, Kind, Probes, Tasks, load_evidence
 from phiforge.gate import Outcome
-from phiforge.olive.builder import PROVIDER_OPTIONS
 from phiforge.olive.driver import OliveRun, OliveWorker, _start, _wait, run_olive
 from phiforge.olive.worker import ORPHANED
 from phiforge.packaging.layout import EVIDENCE_FOLDER, load_component, variant_folders
 from phiforge.pipeline import load_pipeline
 from phiforge.plan import Plan, resolved_workflow
-from phiforge.runtime import plugins
+from phiforge.runtime import plugins, variant
 from phiforge.runtime.placement import check_placement
 from phiforge.runtime.variant import open_variant
 from phiforge.verbs.build import BuildResult
@@ -62,10 +61,6 @@ class Counting:
             self.passes = Counter(json.loads(note.read_text(encoding="utf-8"))["pass_name"] for note in notes)
 
 
-def no_adapter(name: str) -> list[Any]:
-    raise plugins.plugin_missing(name, "there is none in this test")
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A part of the embedded held-out data: text.jsonl and tasks/."""
@@ -80,8 +75,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def without_adapter() -> Iterator[None]:
+    """No plugin for WebGPU; patched is what no other module imports by name, since that would outlast these tests."""
+    absent = replace(plugins.PLUGINS["webgpu"], module="no_such_plugin")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "register_plugin", no_adapter)
+        patch.setattr(plugins, "plugin_devices", lambda name: [])
+        patch.setitem(plugins.PLUGINS, "webgpu", absent)
         yield
 
 
@@ -173,13 +171,12 @@ def test_a_package_holds_three_variants_for_three_providers(built: BuildResult) 
 
 def test_a_gpus_options_are_written_down_and_not_left_to_defaults(folders: dict[str, Path]) -> None:
     """A folder with no options for its provider was seen to run on the CPU without a word."""
-    for name, provider in (("directml-int4", "dml"), ("webgpu-int4", "webgpu")):
+    # With graph capture DirectML refuses a session of which a node would run on the CPU.
+    directml, webgpu = {"enable_graph_capture": "1"}, {"enableGraphCapture": "0", "validationMode": "basic"}
+    for name, provider, told in (("directml-int4", "dml", directml), ("webgpu-int4", "webgpu", webgpu)):
         config = json.loads((folders[name] / "genai_config.json").read_text(encoding="utf-8"))
         options = config["model"]["decoder"]["session_options"]["provider_options"]
-        assert options == [{provider: PROVIDER_OPTIONS[provider]}]
-        assert PROVIDER_OPTIONS[provider]
-    # With graph capture DirectML refuses to run a node of which the CPU would do the work.
-    assert PROVIDER_OPTIONS["dml"] == {"enable_graph_capture": "1"}
+        assert options == [{provider: told}]
 
 
 def test_nothing_fails_and_what_no_device_has_measured_is_unverified(built: BuildResult) -> None:
@@ -188,7 +185,8 @@ def test_nothing_fails_and_what_no_device_has_measured_is_unverified(built: Buil
         verdict = built.verdicts[target]
         assert [item.reason for item in verdict.findings if item.outcome is Outcome.FAIL] == []
         assert verdict.outcome is Outcome.UNVERIFIED
-    waiting = {item.budget for item in built.verdicts["directml-generic"].findings if item.outcome is Outcome.UNVERIFIED}
+    findings = built.verdicts["directml-generic"].findings
+    waiting = {item.budget for item in findings if item.outcome is Outcome.UNVERIFIED}
     assert waiting == {"decode_tokens_per_s_min", "ttft_p50_ms_max"}
 
 
@@ -236,7 +234,7 @@ def test_directml_is_refused_where_it_is_not_and_never_runs_on_the_cpu(folders: 
     folder = folders["directml-int4"]
     with pytest.raises(errors.VariantUnusableError, match="DML provider requested"):
         open_variant(folder)
-    with pytest.raises(errors.PhiforgeError, match="DML|DmlExecutionProvider"):
+    with pytest.raises(errors.PhiforgeError, match=r"DML|DmlExecutionProvider"):
         check_placement(folder, "dml")
     stand_in = open_variant(folder, stand_in=True)
     assert stand_in.provider == "cpu"
@@ -244,7 +242,8 @@ def test_directml_is_refused_where_it_is_not_and_never_runs_on_the_cpu(folders: 
 
 
 def test_webgpu_is_refused_without_an_adapter(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phiforge.runtime.variant.register_plugin", no_adapter)
+    # What was registered before in this process is remembered.
+    monkeypatch.setattr(variant, "_register", variant._register.__wrapped__)
     with pytest.raises(errors.DependencyMissingError, match="WebGPU provider is not here"):
         open_variant(folders["webgpu-int4"])
     assert open_variant(folders["webgpu-int4"], stand_in=True).provider == "cpu"
@@ -311,6 +310,7 @@ def test_runs_share_a_process_that_ends_with_them(tmp_path: Path) -> None:
             assert worker._process is not None
             pids.append(worker._process.pid)
         process = worker._process
+        assert process is not None
     assert pids[0] == pids[1]
     assert codes[0] == codes[1] != 0
     assert process.poll() is not None
@@ -326,7 +326,8 @@ def test_a_process_without_a_driver_ends(tmp_path: Path) -> None:
 def test_an_event_that_is_read_half_written_counts_once_it_is_whole(tmp_path: Path) -> None:
     events, told = tmp_path / "events.jsonl", []
     events.touch()
-    parts = ['{"event": "progress", "step": "quan', 'tize", "done": 1, "total": 2}\n{"event": "finis', 'hed", "code": 3}\n']
+    whole = '{"event": "progress", "step": "quantize", "done": 1, "total": 2}\n{"event": "finished", "code": 3}\n'
+    parts = [whole[:30], whole[30:80], whole[80:]]
 
     class Writing:
         """A process that writes a part each time it is asked how it is."""

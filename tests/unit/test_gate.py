@@ -208,7 +208,10 @@ def test_agreement_that_shows_nothing_is_unverified(nothing: AnyEvidence) -> Non
     assert finding(EMULATOR, nothing, better, accepts=EMULATED).outcome is Outcome.UNVERIFIED
 
 
-GPU = {"provider-decode": Budgets(provider_relative_error_max=0.01), "float32": Budgets(float16_relative_error_max=0.01)}
+GPU = {
+    "provider-decode": Budgets(provider_relative_error_max=0.01),
+    "float32": Budgets(float16_relative_error_max=0.01),
+}
 GPU_KINDS = (Kind.MEASURED, Kind.SURROGATE)
 
 

@@ -123,6 +123,7 @@ def _last_logits(ids: list[list[int]], mask: list[list[int]], positions: list[li
     feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     arrays = {name: np.array(value, dtype=np.int64) for name, value in feeds.items()}
     (found,) = ReferenceEvaluator(ir.to_proto(made)).run(["logits"], {**arrays, "long": np.array(True)})
+    assert isinstance(found, np.ndarray)
     assert found.shape == (len(ids), 1, 10)
     logits: NDArray[np.float32] = found[:, 0]
     return logits

@@ -9,7 +9,7 @@ from broken.checkpoints import make_checkpoint
 from phiforge.checkpoint.config import ModelConfig, load_config
 from phiforge.needs import Preflight, StepNeeds, predict
 from phiforge.pipeline import Pipeline, StagesOptions, load_pipeline
-from phiforge.plan import exported_config, float_bytes, plan_weights
+from phiforge.plan import WeightPlan, exported_config, float_bytes, plan_weights
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
@@ -76,13 +76,11 @@ def shared_preflight(config: ModelConfig, *names: str, **options: object) -> Pre
     """One build of several pipelines; `options` change how the last of them quantizes."""
     pipelines = [load_pipeline(ROOT / "pipelines" / f"{name}.yaml") for name in names]
     pipelines[-1] = pipelines[-1].with_quantize_options(**options)
-    return predict(
-        config,
-        [
-            (item, plan_weights(exported_config(config, item), item.quantize_options(), scale_bytes=float_bytes(item)), 0)
-            for item in pipelines
-        ],
-    )
+
+    def weights(item: Pipeline) -> tuple[WeightPlan, ...]:
+        return plan_weights(exported_config(config, item), item.quantize_options(), scale_bytes=float_bytes(item))
+
+    return predict(config, [(item, weights(item), 0) for item in pipelines])
 
 
 def test_variants_of_one_quantized_checkpoint_cost_an_export_each(config: ModelConfig) -> None:

@@ -241,11 +241,10 @@ def _three(**changes: object) -> tuple[list[Profile], dict[str, Pipeline]]:
 
 def _checkpoint_passes(plan: Plan) -> dict[str, object]:
     """What makes the quantized checkpoint of each variant; Olive's cache answers where two are alike."""
-    found = {}
-    for variant in plan.variants:
-        passes = variant.workflow["passes"]
-        found[variant.name] = [options for name, options in passes.items() if name != "export"]
-    return found
+    return {
+        variant.name: [options for name, options in variant.workflow["passes"].items() if name != "export"]
+        for variant in plan.variants
+    }
 
 
 @pytest.fixture

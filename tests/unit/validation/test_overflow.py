@@ -49,8 +49,8 @@ def test_a_tensor_beyond_float16_fails_and_is_named(value: float, passed: bool) 
 def test_what_is_left_of_float16_is_told() -> None:
     probe = probe_overflow({"a": 655.04, "b": 1.0, "c": 2.0, "d": 3.0}, [[1]])
     assert probe.detail == (
-        "the largest of 4 tensors are 655.04 in a, 3 in d, 2 in c; at most 1 % of float16's 65504, over 1 prompts of up "
-        "to 1 tokens"
+        "the largest of 4 tensors are 655.04 in a, 3 in d, 2 in c; at most 1 % of float16's 65504, over 1 prompts of "
+        "up to 1 tokens"
     )
 
 
