@@ -29,7 +29,7 @@ from phiforge.runtime import plugins, variant
 from phiforge.runtime.placement import check_placement
 from phiforge.runtime.variant import open_variant
 from phiforge.verbs.build import BuildResult
-from phiforge.verbs.watch import StageRecord
+from phiforge.verbs.watch import StageRecord, Unwatched
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ("cpu-x64", "directml-generic", "webgpu-generic")
@@ -345,3 +345,26 @@ def test_an_event_that_is_read_half_written_counts_once_it_is_whole(tmp_path: Pa
     code = _wait(Writing(), events, lambda *item: told.append(item))  # type: ignore[arg-type]
     assert (code, told) == (3, [("quantize", 1, 2)])
     assert time.monotonic() - start < 10
+
+
+def test_a_graph_that_the_gpu_would_not_take_is_refused_before_anything_is_quantized(tmp_path: Path) -> None:
+    text = (ROOT / "pipelines" / "directml-int4.yaml").read_text(encoding="utf-8")
+    pipeline = tmp_path / "quantized-table.yaml"
+    pipeline.write_text(text.replace("embedding: unpacked", "embedding: quantized"), encoding="utf-8")
+    steps = _Steps()
+    with pytest.raises(errors.ConformanceError, match="does not take 1 of") as caught:
+        phiforge.build(
+            CHECKPOINT_DIR, targets=["directml-generic"], pipeline=str(pipeline), output=tmp_path, watcher=steps
+        )
+    assert "GatherBlockQuantized" in caught.value.why
+    assert steps.seen.isdisjoint({"rotate", "quantize", "export"})
+
+
+class _Steps(Unwatched):
+    """Keeps the names of all steps."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def advanced(self, step: str, done: int, total: int) -> None:
+        self.seen.add(step)

@@ -78,7 +78,7 @@ def test_profile_survives_json(tmp_path: Path) -> None:
         ("window_tokens = 64", "window_tokens = 32", "npu.window_tokens"),
         ("part_bytes_max = 700_000_000", "part_bytes_max = 0", "npu.part_bytes_max"),
         ('target = "qnn"', 'target = "cpu"', "^(?!: )the table npu goes with build.target qnn, and only with it"),
-        ('device = "npu"', 'device = "gpu"', "runtime.device is 'gpu'"),
+        ('device = "npu"', 'device = "gpu"', "are 'qnn' and 'gpu'"),
     ],
 )
 def test_faults_of_an_npu_are_named(tmp_path: Path, old: str, new: str, named: str) -> None:

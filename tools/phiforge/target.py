@@ -19,6 +19,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+# The provider, by its name in genai_config, and the device of each target.
+RUNS_ON = {"cpu": ("cpu", "cpu"), "directml": ("dml", "gpu"), "qnn": ("qnn", "npu"), "webgpu": ("webgpu", "gpu")}
+
+
 class Section(BaseModel):
     """Base of a profile's tables: frozen, unknown keys forbidden, no silent conversion of text to numbers."""
 
@@ -159,8 +163,12 @@ class Profile(Section):
             raise ValueError("the table npu goes with build.target qnn, and only with it")
         if self.hardware.architecture is None and self.runtime.device != "gpu":
             raise ValueError("hardware.architecture is needed for a cpu or an npu")
-        if self.npu is not None and self.runtime.device != "npu":
-            raise ValueError(f"runtime.device is {self.runtime.device!r}, but build.target qnn is for an npu")
+        told, wanted = (self.runtime.provider, self.runtime.device), RUNS_ON[self.build.target]
+        if told != wanted:
+            raise ValueError(
+                f"runtime.provider and runtime.device are {told[0]!r} and {told[1]!r}, but build.target "
+                f"{self.build.target} runs by {wanted[0]!r} on {wanted[1]!r}"
+            )
         return self
 
     def budgets_of(self, family: str) -> Budgets:

@@ -27,6 +27,8 @@ from phiforge.variant import CALIBRATION_FILE, WORKFLOW_FILE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from phiforge.olive.planned import PlannedGraph
+
     Progress = Callable[[str, int, int], None]
 
 OUR_PASSES = (
@@ -89,9 +91,7 @@ def run_olive(run: OliveRun, progress: Progress, worker: OliveWorker | None = No
     write_workflow(run.workflow, run.work)
     if run.calibration:
         shutil.copyfile(run.calibration, run.work / CALIBRATION_FILE)
-    events, log = run.work / "events.jsonl", run.work / "olive.log"
-    for file in (events, log):
-        file.write_bytes(b"")
+    events, log = _fresh_files(run.work)
     code = worker.run(_arguments(run), run.work, events, log, progress)
     missing = [name for name in run.promised if not (run.output / name).is_file()]
     if code or missing:
@@ -114,11 +114,30 @@ class OliveWorker:
 
     def run(self, arguments: list[str], folder: Path, events: Path, log: Path, progress: Progress) -> int:
         """Run Olive's command line to its end and return its exit code; a process that ended has its own."""
+        return self._ask({"arguments": arguments}, folder, events, log, progress)
+
+    def conform(self, planned: PlannedGraph, folder: Path) -> None:
+        """Check a graph that is to be built against what its provider has kernels for.
+
+        Args:
+            planned: The graph.
+            folder: Receives a log.
+
+        Raises:
+            ConformanceError: The provider would leave nodes to the CPU; the message names them.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        events, log = _fresh_files(folder)
+        code = self._ask({"planned": planned.model_dump(mode="json")}, folder, events, log, lambda *_: None)
+        if code:
+            raise _failure(events, log, code, [])
+
+    def _ask(self, what: dict[str, Any], folder: Path, events: Path, log: Path, progress: Progress) -> int:
         if self._process is None or self._process.poll() is not None:
             self._end()
             self._process = _start(log)
         request = {
-            "arguments": arguments,
+            **what,
             "folder": str(folder.resolve()),
             "events": str(events.resolve()),
             "log": str(log.resolve()),
@@ -208,6 +227,14 @@ def _is_sound(model: Path) -> bool:
         return bool(json.loads(model.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
+
+
+def _fresh_files(folder: Path) -> tuple[Path, Path]:
+    """The empty files of events and of the log."""
+    files = folder / "events.jsonl", folder / "olive.log"
+    for file in files:
+        file.write_bytes(b"")
+    return files
 
 
 def _arguments(run: OliveRun) -> list[str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phiforge.checkpoint.config import load_config
 from phiforge.checkpoint.layout import lay_out
 from phiforge.checkpoint.tensors import expected_tensors
 from phiforge.graph.bind import QuantizedWeights
+from phiforge.graph.conformance.require import conform_to
 from phiforge.olive.export_variant import make_graph
 from phiforge.olive.stored import entries
 
@@ -20,8 +23,20 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from phiforge.checkpoint.config import ModelConfig
+    from phiforge.graph.conformance import Conformance
+    from phiforge.olive.planned import PlannedGraph
     from phiforge.pipeline import ExportOptions
     from phiforge.quantize.spec import QuantSpec
+
+
+def check_planned_graph(planned: PlannedGraph) -> Conformance:
+    """Make a planned graph without weights and check it against what its provider has kernels for.
+
+    Raises:
+        ConformanceError: The provider would leave nodes to the CPU; the message names them.
+    """
+    config = replace(load_config(planned.checkpoint), tied_embeddings=planned.tied)
+    return conform_to(weightless_graph(planned.checkpoint, config, planned.specs, planned.options), planned.table)
 
 
 def weightless_graph(

@@ -28,6 +28,8 @@ PROVIDERS = {
     WEBGPU: PLUGINS[WEBGPU].provider,
 }
 _CPU, _DML, _QNN = PROVIDERS["cpu"], PROVIDERS["dml"], PROVIDERS[QNN]
+# Nodes that an error names.
+NAMED_NODES = 8
 # What a stage on the NPU may leave to the CPU: attention, which the compiler takes only if it is told to.
 QNN_ALLOWED = frozenset({"GroupQueryAttention"})
 
@@ -37,12 +39,13 @@ class PlacementFacts:
     """How many nodes each provider took, after the runtime's own graph optimizations.
 
     `nodes` maps (onnxruntime's provider name, operator type) to a count; `strays` are those of them that are not where
-    their own graph promises.
+    their own graph promises, and `stray_names` the names of those nodes.
     """
 
     promised: str
     nodes: dict[tuple[str, str], int]
     strays: dict[tuple[str, str], int]
+    stray_names: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -82,6 +85,9 @@ def check_placement(folder: Path, provider: str, *, allowed: Collection[str] = (
     strays = facts.elsewhere(allowed)
     if strays:
         listed = ", ".join(f"{n} {kind} on {where}" for (where, kind), n in sorted(strays.items()))
+        named = ", ".join(facts.stray_names[:NAMED_NODES])
+        more = len(facts.stray_names) - NAMED_NODES
+        listed += f" ({named}" + (f" and {more} more)" if more > 0 else ")")
         raise errors.FallbackError(
             f"The variant {folder} does not run where it promises.",
             why=f"Of {facts.total} nodes, not on {facts.promised}: {listed}.",
@@ -98,6 +104,7 @@ def placement(folder: Path, provider: str) -> PlacementFacts:
     if stages:
         promised = _QNN
     nodes, strays = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    names: list[str] = []
     for name in onnx_names(config):
         here = promised if not stages or name in stages else _CPU
         allowed = QNN_ALLOWED if name in stages else frozenset[str]()
@@ -108,7 +115,8 @@ def placement(folder: Path, provider: str) -> PlacementFacts:
             nodes[where, operator] += 1
             if where != here and operator not in allowed and node not in light:
                 strays[where, operator] += 1
-    return PlacementFacts(promised=promised, nodes=dict(nodes), strays=dict(strays))
+                names.append(node)
+    return PlacementFacts(promised=promised, nodes=dict(nodes), strays=dict(strays), stray_names=tuple(names))
 
 
 def _nodes(folder: Path, name: str, promised: str, qnn_options: Mapping[str, str] | None) -> list[tuple[str, str, str]]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from phiforge.checkpoint.inspect import CheckpointFacts
     from phiforge.gate import Verdict
     from phiforge.pipeline import Pipeline
-    from phiforge.plan import Plan
+    from phiforge.plan import Plan, VariantPlan
     from phiforge.target import Profile
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import StageRecord, Watcher
@@ -61,6 +61,7 @@ class BuildResult:
 class BuildOptions:
     """What a build is told besides the checkpoint and the targets."""
 
+    project: Path
     output: Path
     texts: Path | None
     tasks: Path | None
@@ -127,14 +128,19 @@ def build(
         store.clean()
         facts, fingerprint = examine(locate(checkpoint, revision, stages), store, stages)
         options = BuildOptions(
-            output=output, texts=texts, tasks=tasks, threads=threads, calibration=calibration or default_calibration()
+            project=root,
+            output=output,
+            texts=texts,
+            tasks=tasks,
+            threads=threads,
+            calibration=calibration or default_calibration(),
         )
         about = _check_calibration(pipelines, facts, fingerprint, options)
         plan = resolve(facts, fingerprint, profiles, complete_pipelines(pipelines, about, None, stages), toolchain())
         if any(store.find("variant", variant.key) is None for variant in plan.variants):
             check_resources(plan, output, lambda: _other_plans(root, targets, facts, fingerprint))
         if not dry_run:
-            _check_devices(plan, facts, store, root)
+            _check_compilers(plan, store)
             completed = complete_pipelines(pipelines, about, store, stages)
             plan = resolve(facts, fingerprint, profiles, completed, toolchain())
         watcher.resolved(plan)
@@ -186,20 +192,21 @@ def _other_plans(project: Path, targets: Sequence[str], facts: CheckpointFacts, 
     return found
 
 
-def _check_devices(plan: Plan, facts: CheckpointFacts, store: Store, project: Path) -> None:
-    """Find before the work what would be missed at its end.
+def _check_compilers(plan: Plan, store: Store) -> None:
+    """Miss a compiler before the work that would end in it.
 
     Raises:
         DependencyMissingError: A variant is to be compiled by QNN, which is not installed.
-        ConformanceError: The provider of a GPU would leave nodes to the CPU.
     """
-    new = [variant for variant in plan.variants if store.find("variant", variant.key) is None]
-    if any(variant.npu for variant in new):
+    if any(variant.npu for variant in _to_build(plan, store)):
         # Imported here: builds for other devices do without it.
         from phiforge.runtime.qnn import sdk_version
 
         sdk_version()
-    check_planned(new, facts.folder, facts.config, project)
+
+
+def _to_build(plan: Plan, store: Store) -> list[VariantPlan]:
+    return [variant for variant in plan.variants if store.find("variant", variant.key) is None]
 
 
 def _run(
@@ -233,8 +240,15 @@ def _run(
 
 
 def _made(plan: Plan, facts: CheckpointFacts, store: Store, stages: Stages, options: BuildOptions) -> list[Path]:
-    """The stage folder of every variant, built by one process of Olive, which takes long to start."""
+    """The stage folder of every variant, built by one process of Olive, which takes long to start.
+
+    Graphs for GPUs are checked in it first: a node without a kernel is found before anything is quantized.
+    """
     with OliveWorker() as worker:
+        on_gpu = [variant for variant in _to_build(plan, store) if variant.device == "gpu"]
+        if on_gpu:
+            with stages.timed("conformance"):
+                check_planned(on_gpu, facts.folder, options.project, worker, store.work("olive", work_key(plan)))
         return [
             make_variant(plan, variant, facts.folder, store, stages, options.calibration, worker)
             for variant in plan.variants

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiforge import catalog
+from phiforge.olive.planned import PlannedGraph
 from phiforge.pipeline import EXPORT_PASS, ExportOptions
 from phiforge.plan import resolve
 from phiforge.verbs.checkpoint import locate
 from phiforge.verbs.resolving import resolve_names
-from phiforge.verbs.validate_gpu import GPU_TABLES, conform_to
+from phiforge.verbs.validate_gpu import GPU_TABLES, table_of
 from phiforge.verbs.watch import Stages, Unwatched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import onnx_ir as ir
-
-    from phiforge.checkpoint.config import ModelConfig
     from phiforge.graph.conformance import Conformance
+    from phiforge.olive.driver import OliveWorker
     from phiforge.plan import VariantPlan
     from phiforge.verbs.watch import Watcher
 
@@ -68,31 +67,44 @@ def conform(
     facts = inspect_checkpoint(folder)
     profiles, pipelines = resolve_names(root, targets, pipeline)
     plan = resolve(facts, "", profiles, pipelines, {})
+    # Imported here: the builder takes seconds to load.
+    from phiforge.olive.weightless import check_planned_graph
+
     found = []
     for variant in plan.variants:
         if variant.provider in GPU_TABLES:
-            told = conform_to(planned_graph(variant, folder, facts.config), variant.provider, root)
+            told = check_planned_graph(_planned(variant, folder, table_of(variant.provider, root)))
             found.append(Conformed(variant=variant.name, provider=variant.provider, found=told))
     return found
 
 
-def check_planned(variants: Sequence[VariantPlan], checkpoint: Path, config: ModelConfig, project: Path) -> None:
+def check_planned(
+    variants: Sequence[VariantPlan], checkpoint: Path, project: Path, worker: OliveWorker, work: Path
+) -> None:
     """Refuse variants for a GPU whose provider would leave nodes to the CPU, before anything is built.
+
+    Args:
+        variants: Those that are to be built.
+        checkpoint: The original.
+        project: Where the providers' tables are.
+        worker: The process that builds them afterwards, so that torch and the builder are imported once.
+        work: A folder for its log.
 
     Raises:
         ConformanceError: The provider has no kernel for a node; the message names them.
     """
     for variant in variants:
         if variant.provider in GPU_TABLES:
-            conform_to(planned_graph(variant, checkpoint, config), variant.provider, project)
+            worker.conform(_planned(variant, checkpoint, table_of(variant.provider, project)), work)
 
 
-def planned_graph(variant: VariantPlan, checkpoint: Path, config: ModelConfig) -> ir.Model:
-    """The graph of a planned variant for a GPU, without weights."""
-    # Imported here: the builder takes seconds to load.
-    from phiforge.olive.weightless import weightless_graph
-
+def _planned(variant: VariantPlan, checkpoint: Path, table: Path) -> PlannedGraph:
+    """What the graph of a planned variant for a GPU follows from."""
     (options,) = (item for item in variant.workflow["passes"].values() if item["type"] == EXPORT_PASS)
-    specs = {weight.module: weight.spec for weight in variant.weights}
-    exported = replace(config, tied_embeddings=variant.tied)
-    return weightless_graph(checkpoint, exported, specs, ExportOptions.model_validate(options))
+    return PlannedGraph(
+        checkpoint=checkpoint.resolve(),
+        tied=variant.tied,
+        specs={weight.module: weight.spec for weight in variant.weights},
+        options=ExportOptions.model_validate(options),
+        table=table.resolve(),
+    )

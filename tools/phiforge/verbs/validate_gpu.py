@@ -8,16 +8,14 @@ import onnx_ir as ir
 
 from phiforge import catalog, errors
 from phiforge.evidence import Probe
-from phiforge.graph.conformance import load_provider, require_conformance
+from phiforge.graph.conformance.require import conform_to
 from phiforge.machine import default_threads
-from phiforge.pipeline import PROVIDER_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from phiforge.evidence import AnyEvidence
-    from phiforge.graph.conformance import Conformance
     from phiforge.validation.held_out import Said
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import Watcher
@@ -70,7 +68,7 @@ def validate_on_gpu(
 def probe_conformance(folder: Path, provider: str) -> Probe:
     """Check a variant's graph against what its provider has kernels for."""
     try:
-        found = conform_to(ir.load(folder / MODEL_FILE), provider, catalog.find_project())
+        found = conform_to(ir.load(folder / MODEL_FILE), table_of(provider, catalog.find_project()))
     except errors.ConformanceError as error:
         return Probe(name="conformance", passed=False, detail=f"{error.what} {error.why}")
     left = f", but for {len(found.misfits)} on integers, which run on the CPU" if found.misfits else ""
@@ -78,26 +76,9 @@ def probe_conformance(folder: Path, provider: str) -> Probe:
     return Probe(name="conformance", passed=True, detail=detail)
 
 
-def conform_to(model: ir.Model, provider: str, project: Path) -> Conformance:
-    """Check a graph against what a provider has kernels for.
-
-    DirectML must take every node and copy nothing, or its graph capture refuses the session; WebGPU may leave lengths
-    and positions to the CPU.
-
-    Raises:
-        ConformanceError: The provider would leave nodes to the CPU, or copy values at every run.
-    """
-    table = load_provider(catalog.provider_path(project, GPU_TABLES[provider])).under(PROVIDER_OPTIONS[provider])
-    strict = provider == "dml"
-    found = require_conformance(model, table, integers_on_cpu=not strict)
-    if strict and found.crossings:
-        told = "; ".join(f"{item.value}, from {item.producer} to {item.consumer}" for item in found.crossings[:8])
-        raise errors.ConformanceError(
-            f"{len(found.crossings)} values would be copied between CPU and GPU at every run.",
-            why=f"With graph capture {table.execution_provider} refuses such a session: {told}.",
-            fix="Build with the pipeline of the profile; docs/conformance.md tells how such copies are found.",
-        )
-    return found
+def table_of(provider: str, project: Path) -> Path:
+    """Return the file that says what a GPU's provider has kernels for."""
+    return catalog.provider_path(project, GPU_TABLES[provider])
 
 
 def _is_cpu(other: Subject) -> bool:
