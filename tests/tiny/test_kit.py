@@ -170,6 +170,14 @@ def test_the_reference_of_a_validation_is_packaged(
     assert hash_files(made / REFERENCE_FOLDER) == hash_files(package / REFERENCE_FOLDER)
 
 
+def test_no_cpu_is_timed_as_a_gpu(package: Path, nano_variant: Path, tmp_path: Path) -> None:
+    for subject in (package, nano_variant):
+        with pytest.raises(errors.ProfileUnknownError, match="measures no variant") as caught:
+            phiforge.bench(subject, target="directml-generic", output=tmp_path / "out")
+        assert "provider dml; there is" in caught.value.why
+    assert not (tmp_path / "out").exists()
+
+
 def test_bench_takes_the_profile_from_the_package(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

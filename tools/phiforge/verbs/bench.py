@@ -58,11 +58,11 @@ def bench(
     """
     found = tuned_subjects(variant, tuning)
     subjects = [subject for subject, _ in found]
-    profiles = (
-        _packaged(variant, subjects, target, project)
-        if (variant / MANIFEST).is_file()
-        else dict.fromkeys((subject.name for subject in subjects), _named(variant, target, project))
-    )
+    if (variant / MANIFEST).is_file():
+        profiles = _packaged(variant, subjects, target, project)
+    else:
+        profile = _named(variant, target, project)
+        profiles = dict.fromkeys(_for_provider(variant, subjects, profile), profile)
     prepare_output(output)
     written = {}
     for subject, settings in found:
@@ -94,7 +94,9 @@ def _packaged(
     # Imported here: the runtime takes seconds to load.
     from phiforge.validation.way import way_here
 
-    choices = running_here(package, [subject.name for subject in subjects])
+    named = _packaged_target(package, subjects, target, project) if target is not None else None
+    wanted = _for_provider(package, subjects, named) if named else [subject.name for subject in subjects]
+    choices = running_here(package, wanted)
     names = [name for name, choice in choices.items() if way_here(choice.provider).kind is Kind.MEASURED]
     if not names:
         raise errors.FallbackError(
@@ -102,23 +104,51 @@ def _packaged(
             why=" ".join(f"{choice.variant}: {choice.why}" for choice in choices.values()),
             fix="Measure on a machine with the device; a software adapter has no speed to tell of.",
         )
-    if target is None:
-        found = {name: choices[name].profile for name in names}
-        fitting = {name: packaged_profile(package, name, profile) for name, profile in found.items() if profile}
-        if not fitting:
-            raise errors.ProfileUnknownError(
-                f"No profile of {package.name} fits this machine.",
-                why=" ".join(f"{name}: {choices[name].why}" for name in names),
-                fix="Name the profile to measure by with --target.",
-            )
-        return fitting
+    if named is not None:
+        return dict.fromkeys(names, named)
+    found = {name: choices[name].profile for name in names}
+    fitting = {name: packaged_profile(package, name, profile) for name, profile in found.items() if profile}
+    if not fitting:
+        raise errors.ProfileUnknownError(
+            f"No profile of {package.name} fits this machine.",
+            why=" ".join(f"{name}: {choices[name].why}" for name in names),
+            fix="Name the profile to measure by with --target.",
+        )
+    return fitting
+
+
+def _packaged_target(package: Path, subjects: Sequence[Subject], target: str, project: Path | None) -> Profile:
+    """Return a profile by name: the project's, or where there is no project the package's own."""
     try:
-        return dict.fromkeys(names, _named(package, target, project))
+        return _named(package, target, project)
     except errors.ProjectNotFoundError:
-        own = {name: profiles for name in names if target in (profiles := packaged_profiles(package, name))}
-        return {name: profiles[target] for name, profiles in own.items()} or {
-            names[0]: packaged_profile(package, names[0], target)  # which says what there is
-        }
+        own = [packaged_profiles(package, subject.name) for subject in subjects]
+        found = next((profiles[target] for profiles in own if target in profiles), None)
+        return found or packaged_profile(package, subjects[0].name, target)  # which says what there is
+
+
+def _for_provider(variant: Path, subjects: Sequence[Subject], profile: Profile) -> list[str]:
+    """Return the names of the variants that a profile's provider runs: no CPU's time is a GPU's.
+
+    Raises:
+        ProfileUnknownError: There is none.
+    """
+    from phiforge.runtime.variant import provider_of, read_config
+
+    wanted = profile.runtime.provider
+    providers = {
+        subject.name: subject.record.provider if subject.record else provider_of(read_config(subject.folder))
+        for subject in subjects
+    }
+    names = [name for name, provider in providers.items() if provider == wanted]
+    if not names:
+        there = ", ".join(f"{name} for {provider}" for name, provider in providers.items())
+        raise errors.ProfileUnknownError(
+            f"The profile {profile.name} measures no variant of {variant.name}.",
+            why=f"It is of a device with the provider {wanted}; there is {there}.",
+            fix="Name a profile of the variant's own kind with --target.",
+        )
+    return names
 
 
 def latency_file(profile: Profile) -> str:
