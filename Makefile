@@ -40,10 +40,10 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest tests/unit tests/contract
 
 tiny: $(VENV)/.dev
-	$(BIN)/pytest tests/tiny tests/broken tests/emulator -m "not long"
+	$(BIN)/pytest tests/tiny tests/broken tests/emulator -m "not long" --durations 15
 
 long: $(VENV)/.dev
-	$(BIN)/pytest tests/emulator -m long
+	$(BIN)/pytest tests/tiny tests/emulator -m long
 
 bench: $(VENV)/.user
 	$(BIN)/python tests/bench/resources.py

@@ -92,6 +92,7 @@ def undisturbed(small_checkpoint: Path, texts: Path, tmp_path_factory: pytest.Te
     return _build(_command(small_checkpoint, tmp_path_factory.mktemp("undisturbed"), texts))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_and_started_again(
     small_checkpoint: Path, texts: Path, undisturbed: str, tmp_path: Path, moment: str
