@@ -93,7 +93,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
 def _validate(subject: Subject, said: Said, work: Path, chunk: int | None = None) -> list[AnyEvidence]:
     about = GpuSubject(
         folder=subject.folder, provider="webgpu", sha256=subject.sha256, calibration=EVAL_DIR / "calibration.jsonl",
-        others={}, conformance=lambda folder: probe_conformance(folder, "webgpu"),
+        others={}, conformance=lambda folder: probe_conformance(folder, "webgpu", ROOT),
     )  # fmt: skip
     return validate_gpu(about, said, work=work, threads=THREADS, progress=lambda *_: None, chunk=chunk)
 
@@ -215,7 +215,7 @@ def test_a_float_node_on_the_cpu_is_named(subject: Subject, tmp_path: Path) -> N
     assert ("CPUExecutionProvider", "Hardmax") in strays
     with pytest.raises(errors.FallbackError, match="1 Hardmax on CPUExecutionProvider"):
         check_placement(folder, "webgpu")
-    probe = probe_conformance(folder, "webgpu")
+    probe = probe_conformance(folder, "webgpu", ROOT)
     assert not probe.passed
     assert "Hardmax /stray (no kernel for this operator)" in probe.detail
 

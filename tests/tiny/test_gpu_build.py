@@ -25,7 +25,7 @@ from phiforge.olive.worker import ORPHANED
 from phiforge.packaging.layout import EVIDENCE_FOLDER, load_component, variant_folders
 from phiforge.pipeline import load_pipeline
 from phiforge.plan import Plan, resolved_workflow
-from phiforge.runtime import plugins, variant
+from phiforge.runtime import abilities, plugins, variant
 from phiforge.runtime.placement import check_placement
 from phiforge.runtime.variant import open_variant
 from phiforge.verbs.build import BuildResult
@@ -80,6 +80,7 @@ def without_adapter() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plugins, "plugin_devices", lambda name: [])
         patch.setitem(plugins.PLUGINS, "webgpu", absent)
+        patch.setattr(abilities, "run_probe", lambda provider: abilities.Answer(fault="There is none."))
         yield
 
 

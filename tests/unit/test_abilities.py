@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -82,3 +83,15 @@ def test_a_driver_that_crashes_hangs_or_talks_is_told(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(subprocess, "run", hangs)
     assert run_probe("webgpu").fault == "Its driver did not add two numbers within 60 seconds."
+
+
+def test_a_probe_imports_nothing_from_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def hangs(command: list[str], **_: object) -> None:
+        commands.append(command)
+        raise subprocess.TimeoutExpired("probe", 60)
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    run_probe("webgpu")
+    assert commands == [[sys.executable, "-P", "-m", "phiforge.runtime.probe_worker", "webgpu"]]

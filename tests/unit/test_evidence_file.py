@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phiforge import errors
-from phiforge.evidence import Kind
+from phiforge.evidence import AnyEvidence, Kind
 from phiforge.evidence_file import (
     EvidenceFile,
     MachineFacts,
@@ -117,6 +117,10 @@ IMPOSSIBLE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a negative time": (_row("ttft_p50_ms", -1.0), "-1.0 for ttft_p50_ms"),
     "a time that is no number": (_row("decode_tokens_per_s_p50", math.nan), "nan for decode_tokens_per_s_p50"),
     "an infinite speed": (_row("prefill_tokens_per_s_p50", math.inf), "inf for prefill_tokens_per_s_p50"),
+    "a time beyond all floats below zero": (
+        lambda c: c["records"][3].update(peak_rss_bytes=-(10**400)),
+        "for peak_rss_bytes",
+    ),
     "a negative load time": (lambda c: c["records"][3].update(load_ms=-0.5), "-0.5 for load_ms"),
     "negative memory": (lambda c: c["records"][3].update(peak_anon_bytes=-1), "-1 for peak_anon_bytes"),
     "a drift below zero": (lambda c: c["records"][0]["kl_nats"].update(mean=-0.1), "-0.1 for kl_nats"),
@@ -154,6 +158,47 @@ def test_what_cannot_be_is_refused_even_with_a_digest_made_anew(fault: str) -> N
     with pytest.raises(errors.EvidenceInvalidError) as caught:
         parse_evidence_file(_resealed(change), "e")
     assert told in caught.value.why
+
+
+def _refused(record: AnyEvidence) -> str:
+    with pytest.raises(errors.EvidenceInvalidError) as caught:
+        parse_evidence_file(dump_evidence_file(_file(records=(on_device(record),))), "e")
+    return caught.value.why
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+@pytest.mark.parametrize("what", ["relative_logit_error", "relative_spread_error", "kl_mean_nats"])
+def test_an_agreement_that_cannot_be_is_refused(what: str, value: float) -> None:
+    assert f"has {value} for {what}" in _refused(samples.agreement().model_copy(update={what: value}))
+
+
+def test_an_agreement_of_more_than_all_or_fewer_than_none_is_refused() -> None:
+    assert "1.01 for top1_agreement_fraction" in _refused(samples.agreement(top1_agreement_fraction=1.01))
+    assert "-1 for positions" in _refused(samples.agreement(positions=-1))
+
+
+@pytest.mark.parametrize("what", ["positions", "top1_agreement_fraction", "kl_nats"])
+def test_a_breakdown_that_cannot_be_is_refused(what: str) -> None:
+    known = samples.breakdown()
+    first = known.steps[0]
+    value: object = first.kl_nats.model_copy(update={"mean": -1}) if what == "kl_nats" else -1
+    step = first.model_copy(update={what: value})
+    assert f"for weights.{what}" in _refused(known.model_copy(update={"steps": (step, *known.steps[1:])}))
+
+
+def test_agreement_and_breakdown_are_read_again() -> None:
+    known = (samples.agreement(error=None), samples.agreement(relative_spread_error=0.1), samples.breakdown())
+    file = _file(records=tuple(on_device(item) for item in known))
+    assert parse_evidence_file(dump_evidence_file(file), "e") == file
+
+
+def test_a_number_beyond_all_floats_is_no_crash() -> None:
+    """`math.isfinite` fails on such an int; too large a memory is as bad as a wrong one, which nobody can tell."""
+    huge = 10**400
+    found = parse_evidence_file(_resealed(lambda content: content["records"][3].update(peak_rss_bytes=huge)), "e")
+    assert found.records[3].peak_rss_bytes == huge  # type: ignore[union-attr]
+    with pytest.raises(errors.EvidenceInvalidError):
+        parse_evidence_file(_resealed(lambda content: content["machine"]["facts"].update(memory_bytes=huge)), "e")
 
 
 def test_a_newer_file_asks_for_a_newer_phiforge() -> None:
@@ -203,6 +248,15 @@ def test_a_machine_has_one_id_and_another_has_another() -> None:
 def test_what_changes_from_start_to_start_does_not_change_the_id() -> None:
     later = DEVICE.model_copy(update={"memory_bytes": DEVICE.memory_bytes + 8192, "power_source": "battery"})
     assert machine_id(later, ADAPTER) == machine_id(DEVICE, ADAPTER)
+
+
+def test_parts_before_and_after_a_restart_are_of_one_machine() -> None:
+    later = DEVICE.model_copy(update={"memory_bytes": DEVICE.memory_bytes + 8192, "power_source": "battery"})
+    file = _file(records=(on_device(samples.drift()), on_device(samples.latency(), later)))
+    assert parse_evidence_file(dump_evidence_file(file), "e") == file
+    other = DEVICE.model_copy(update={"physical_cores": 4})
+    with pytest.raises(errors.EvidenceInvalidError, match="cannot be used"):
+        parse_evidence_file(dump_evidence_file(_file(records=(on_device(samples.drift(), other),))), "e")
 
 
 def test_the_file_is_named_by_package_profile_and_machine() -> None:

@@ -121,6 +121,21 @@ def test_a_process_of_another_architecture_takes_no_place(package: Path, tmp_pat
     assert sorted(_speeds(_report(package, tmp_path / "out", path, device))) == [1.0, 2.0]
 
 
+def test_single_records_of_one_name_are_not_lost(package: Path, tmp_path: Path) -> None:
+    (subject,) = find_subjects(package)
+    paths = []
+    for folder, load_ms in (("a", 1.0), ("b", 2.0), ("c", 1.0)):
+        own = on_device(_slower(load_ms).model_copy(update={"variant_sha256": subject.sha256}))
+        paths.append(tmp_path / folder / "latency-qnn-x-elite.json")
+        paths[-1].parent.mkdir()
+        paths[-1].write_text(dump_evidence(own), encoding="utf-8")
+    first, other, same = paths
+    assert _speeds(_report(package, tmp_path / "out", first, same)) == [1.0]
+    with pytest.raises(errors.EvidenceInvalidError, match="has the name of another one") as caught:
+        _report(package, tmp_path / "none", first, other)
+    assert "Rename one" in caught.value.fix
+
+
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "package": ({"content_sha256": "0" * 64}, "of another package"),
     "variant": ({"sha256": "0" * 64}, "of another variant than qnn-a16w4"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from phiforge import errors
 from phiforge.evidence import Machine
 from phiforge.packaging.write import EXECUTION_PROVIDERS
-from phiforge.selection import PREFERENCE, Abilities, Adapter, Choice, Offer, chip_of, choose, fitting_profile
+from phiforge.selection import PREFERENCE, Abilities, Adapter, Choice, Offer, chip_of, choose, fitting_profile, mismatch
 from phiforge.target import Hardware, Profile, Runtime, load_profile
 from phiforge.verbs.explain import Explanation, chosen_variant
 
@@ -284,6 +284,15 @@ def test_the_vendors_own_profile_goes_before_the_generic_one() -> None:
         "Intel": "generic",
         "a software adapter": "generic",
     }
+
+
+def test_a_misfit_is_told_and_the_first_device_is_kept_for_it() -> None:
+    amd = profile("amd", vendor=AMD)
+    assert mismatch(amd, PC, GEFORCE) == "amd is for GPUs of vendor 0x1002"
+    assert mismatch(amd, PC, RADEON) is None
+    _, judged = choices(WINDOWS)
+    assert judged["directml-int4"].first == next(item for item in WINDOWS.adapters if item.provider == "dml")
+    assert judged["cpu-int4"].first is judged["qnn-a16w4"].first is None
 
 
 def test_a_software_adapter_has_no_vendor() -> None:

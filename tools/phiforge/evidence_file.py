@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationError
 
 from phiforge import errors
-from phiforge.evidence import AnyEvidence, Drift, Latency, Machine, Record, Tasks
+from phiforge.evidence import Agreement, AnyEvidence, Breakdown, Drift, Latency, Machine, Record, Tasks
 from phiforge.hashing import content_key
 
 if TYPE_CHECKING:
@@ -80,11 +80,17 @@ def machine_id(machine: Machine, adapter: str) -> str:
         machine.processor,
         machine.architecture,
         machine.process_architecture,
-        round(machine.memory_bytes / _GIBIBYTE),
+        lasting(machine).memory_bytes // _GIBIBYTE,
         machine.system,
         adapter,
     ]
     return content_key(facts)[:MACHINE_ID_DIGITS]
+
+
+def lasting(machine: Machine) -> Machine:
+    """Return a machine without what changes from start to start: its memory in whole GiB, and no power source."""
+    gibibytes = (machine.memory_bytes + _GIBIBYTE // 2) // _GIBIBYTE
+    return machine.model_copy(update={"memory_bytes": gibibytes * _GIBIBYTE, "power_source": None})
 
 
 def file_name(file: EvidenceFile) -> str:
@@ -165,26 +171,22 @@ def _check(file: EvidenceFile, name: str) -> None:
     for record in file.records:
         if record.variant_sha256 != file.variant.sha256:
             raise _invalid(name, f"Its {record.evidence} evidence is of another variant than the file.")
-        if _without_power(record.conditions.machine) != _without_power(file.machine.facts):
+        if lasting(record.conditions.machine) != lasting(file.machine.facts):
             raise _invalid(name, f"Its {record.evidence} evidence is of another machine than the file.")
         for what, value, most in _numbers(record):
-            if not (math.isfinite(value) and 0 <= value <= most):
+            if not _possible(value, most):
                 raise _invalid(name, f"Its {record.evidence} evidence has {value} for {what}.")
 
 
-def _without_power(machine: Machine) -> Machine:
-    return machine.model_copy(update={"power_source": None})
+def _possible(value: float, most: float) -> bool:
+    # `math.isfinite` fails on an int beyond the floats; no comparison with NaN holds.
+    return 0 <= value <= most and value != math.inf
 
 
 def _numbers(record: AnyEvidence) -> Iterator[tuple[str, float, float]]:
     """Numbers that cannot be negative or infinite, each with its name and the most it can be."""
     if isinstance(record, Latency):
-        yield "load_ms", record.load_ms, math.inf
-        for row in record.rows:
-            for what, value in row.model_dump().items():
-                yield what, value, math.inf
-        for what in ("peak_anon_bytes", "peak_rss_bytes"):
-            yield what, getattr(record, what), math.inf
+        yield from _timed(record)
     elif isinstance(record, Drift):
         yield "positions", record.positions, math.inf
         yield "kl_nats", record.kl_nats.mean, math.inf
@@ -196,6 +198,31 @@ def _numbers(record: AnyEvidence) -> Iterator[tuple[str, float, float]]:
         for score in (*record.scores, record.overall):
             for what in ("reference_correct", "variant_correct", "flips_to_wrong", "flips_to_right"):
                 yield f"{score.task}.{what}", getattr(score, what), score.questions
+    elif isinstance(record, Agreement | Breakdown):
+        yield from _compared(record)
+
+
+def _timed(record: Latency) -> Iterator[tuple[str, float, float]]:
+    for what in ("load_ms", "peak_anon_bytes", "peak_rss_bytes"):
+        yield what, getattr(record, what), math.inf
+    for row in record.rows:
+        for what, value in row.model_dump().items():
+            yield what, value, math.inf
+
+
+def _compared(record: Agreement | Breakdown) -> Iterator[tuple[str, float, float]]:
+    """So for evidence that holds one way of running against another."""
+    if isinstance(record, Agreement):
+        yield "positions", record.positions, math.inf
+        yield "kl_mean_nats", record.kl_mean_nats, math.inf
+        yield "top1_agreement_fraction", record.top1_agreement_fraction, 1.0
+        yield "relative_logit_error", record.relative_logit_error or 0.0, math.inf
+        yield "relative_spread_error", record.relative_spread_error or 0.0, math.inf
+        return
+    for step in record.steps:
+        yield f"{step.name}.positions", step.positions, math.inf
+        yield f"{step.name}.kl_nats", step.kl_nats.mean, math.inf
+        yield f"{step.name}.top1_agreement_fraction", step.top1_agreement_fraction, 1.0
 
 
 def _plain(name: str) -> str:

@@ -126,6 +126,7 @@ class Choice:
         profile: The profile that applies to this machine, if one does.
         adapters: The devices that would run it, the first one first; equal names are numbered.
         remedy: The command that adds what is missing, where one does.
+        first: The first of the devices; None for the CPU, and where the variant cannot run.
     """
 
     variant: str
@@ -137,6 +138,7 @@ class Choice:
     profile: str | None
     adapters: tuple[str, ...]
     remedy: str | None = None
+    first: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -164,12 +166,32 @@ def fitting_profile(profiles: Sequence[Profile], machine: Machine, adapter: Adap
         machine: This machine.
         adapter: The device that would run the variant; None for the CPU.
     """
-    fitting = [profile for profile in profiles if _mismatch(profile, machine, adapter) is None]
+    fitting = [profile for profile in profiles if mismatch(profile, machine, adapter) is None]
 
     def closeness(profile: Profile) -> tuple[bool, int]:
         return profile.hardware.gpu_vendor_id is not None, profile.hardware.memory_bytes
 
     return max(fitting, key=closeness, default=None)
+
+
+def mismatch(profile: Profile, machine: Machine, adapter: Adapter | None) -> str | None:
+    """Return what a profile is for, if this machine is not such; None if it is.
+
+    Args:
+        profile: A profile that a variant is packaged for.
+        machine: This machine.
+        adapter: The device that would run the variant; None for the CPU.
+    """
+    hardware = profile.hardware
+    if hardware.architecture not in (None, machine.process_architecture):
+        return f"{profile.name} is for {hardware.architecture}"
+    if machine.memory_bytes < hardware.memory_bytes * MEMORY_TOLD_FRACTION:
+        return f"{profile.name} is for {hardware.memory_bytes / 1e9:.1f} GB of memory"
+    # A software adapter has its processor's vendor.
+    vendor_id = None if adapter is None or adapter.software else adapter.vendor_id
+    if hardware.gpu_vendor_id not in {None, vendor_id}:
+        return f"{profile.name} is for GPUs of vendor {hardware.gpu_vendor_id:#06x}"
+    return None
 
 
 def chip_of(processor: str) -> int | None:
@@ -258,25 +280,12 @@ def _choice(offer: Offer, finding: Finding, machine: Machine, chosen: str | None
         profile=profile.name if profile else None,
         adapters=_numbered(names) if finding.able else (),
         remedy=finding.remedy,
+        first=first if finding.able else None,
     )
 
 
-def _mismatch(profile: Profile, machine: Machine, adapter: Adapter | None) -> str | None:
-    """What a profile is for, if this machine is not such."""
-    hardware = profile.hardware
-    if hardware.architecture not in (None, machine.process_architecture):
-        return f"{profile.name} is for {hardware.architecture}"
-    if machine.memory_bytes < hardware.memory_bytes * MEMORY_TOLD_FRACTION:
-        return f"{profile.name} is for {hardware.memory_bytes / 1e9:.1f} GB of memory"
-    # A software adapter has its processor's vendor.
-    vendor_id = None if adapter is None or adapter.software else adapter.vendor_id
-    if hardware.gpu_vendor_id not in {None, vendor_id}:
-        return f"{profile.name} is for GPUs of vendor {hardware.gpu_vendor_id:#06x}"
-    return None
-
-
 def _no_profile(profiles: Sequence[Profile], machine: Machine, adapter: Adapter | None) -> str:
-    told = "; ".join(mismatch for profile in profiles if (mismatch := _mismatch(profile, machine, adapter)))
+    told = "; ".join(reason for profile in profiles if (reason := mismatch(profile, machine, adapter)))
     here = f"{machine.process_architecture}, {machine.memory_bytes / 1e9:.1f} GB"
     return f"No profile of it is for this machine ({here}): {told or 'it has none'}."
 

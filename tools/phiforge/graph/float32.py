@@ -1,6 +1,7 @@
 """Twins of a float16 variant that compute more exactly, with the same graph and the same quantized weights.
 
-The float32 twin runs on the CPU provider. Held against it, a variant shows what float16 costs and nothing else; and as
+The float32 twin runs on the CPU provider and multiplies in floats. Held against it, a variant shows what float16 costs,
+and int8 products where it has them; and as
 float32 holds what float16 cannot, it shows how large activations really are. The exact twin keeps float16 and its
 provider, but multiplies no activations in int8: held against the CPU, it shows whether an adapter computes right. Both
 are made for a validation and never shipped.

@@ -255,7 +255,7 @@ def _start(log: Path) -> subprocess.Popen[bytes]:
             [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
     }
-    command = [sys.executable, "-m", "phiforge.olive.worker"]
+    command = [sys.executable, "-P", "-m", "phiforge.olive.worker"]
     with log.open("ab") as file:  # until the worker opens it for itself
         return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
 

@@ -140,7 +140,8 @@ def run_probe(provider: str) -> Answer:
     """
     paths = [str(_SOURCE_ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    command = [sys.executable, "-m", "phiforge.runtime.probe_worker", provider]
+    # -P: nothing in the working folder is imported in place of what is installed.
+    command = [sys.executable, "-P", "-m", "phiforge.runtime.probe_worker", provider]
     try:
         done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:

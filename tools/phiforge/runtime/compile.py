@@ -179,7 +179,7 @@ def _crash(code: int) -> str | None:
 
 
 def _arguments(job_file: Path) -> list[str]:
-    return ["-m", "phiforge.runtime.compile_worker", str(job_file)]
+    return ["-P", "-m", "phiforge.runtime.compile_worker", str(job_file)]
 
 
 def _environment() -> dict[str, str]:

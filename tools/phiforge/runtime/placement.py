@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,8 +60,8 @@ def check_placement(folder: Path, provider: str, *, allowed: Collection[str] = (
     """Return where the nodes of a variant run, and refuse a variant that does not run where it promises.
 
     onnxruntime 1.31 records the assignment when a session is made (`session.record_ep_graph_assignment_info`), so
-    nothing is run; nodes inside an If are counted with it. Windows ML's onnxruntime-genai, which has DirectML, comes
-    without onnxruntime's own interface: there a profile of a short generation shows what ran where.
+    nothing is run; nodes inside an If are counted with it. DirectML comes with onnxruntime 1.30 and fuses nodes by the
+    session's own options: there a profile of a short generation shows what ran where.
 
     A GPU provider may leave nodes that compute on integers alone to the CPU: lengths, positions and indices.
 
@@ -121,7 +120,7 @@ def placement(folder: Path, provider: str) -> PlacementFacts:
 
 def _nodes(folder: Path, name: str, promised: str, qnn_options: Mapping[str, str] | None) -> list[tuple[str, str, str]]:
     """Return the provider, operator type and name of each node of one file."""
-    if promised == _DML or importlib.util.find_spec("onnxruntime") is None:
+    if promised == _DML:
         return profiled_nodes(folder)
     # Imported here: it needs onnxruntime.
     from phiforge.runtime.session_placement import assigned_nodes

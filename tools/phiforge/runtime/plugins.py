@@ -1,6 +1,6 @@
 """Execution providers that come as plugins: a wheel each, registered with onnxruntime once in a process.
 
-onnxruntime is imported where it is used: with Windows ML's onnxruntime-genai there is none of its own.
+onnxruntime is imported where it is used, so that what is known of the plugins can be told without it.
 """
 
 from __future__ import annotations

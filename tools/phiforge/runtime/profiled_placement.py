@@ -1,6 +1,6 @@
 """Which provider each node ran on, by onnxruntime's own profile of a short generation.
 
-It is asked where no session of onnxruntime can be made by itself, because onnxruntime-genai has its runtime inside.
+It is asked of DirectML, whose session is the one that onnxruntime-genai makes, with graph capture.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Validation of a variant for a GPU: on its own provider where that is here, and by what stands in for it.
+"""Validation of a variant for a GPU on a build machine: by what stands in for it, and WebGPU's on its own provider.
 
 On a machine without the device the very same graph runs on the CPU provider, float16 included: surrogate. WebGPU's
 plugin also runs its real kernels on software Vulkan: emulated, for some of the texts because that is slow. With a real
@@ -14,17 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phiforge import errors
 from phiforge.calibration import load_calibration
 from phiforge.evidence import Kind, Probes
 from phiforge.graph.float32 import is_float16, make_exact_twin, make_float32_twin
 from phiforge.validation.agreement import agreement, compare
+from phiforge.validation.drift import Reference
 from phiforge.validation.overflow import overflow_prompts, probe_overflow
 from phiforge.validation.prefill import measure_prefills, probe_prefill
 from phiforge.validation.probes import probe_placement
 from phiforge.validation.records import drift_record
 from phiforge.validation.run import validate_variant
-from phiforge.validation.subset import cut_reference
+from phiforge.validation.subset import cut_reference, first_texts, within
 from phiforge.validation.twin import scored_folder
 from phiforge.validation.way import Way
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from phiforge.evidence import AnyEvidence, Probe
     from phiforge.runtime.variant import Variant
     from phiforge.validation.agreement import Comparison, LogitsOf
-    from phiforge.validation.drift import Reference
     from phiforge.validation.held_out import Said, Stamp
 
     Progress = Callable[[str, int, int], None]
@@ -148,7 +147,7 @@ def _against_float32(run: _Run, scored: Path) -> AnyEvidence:
     conditions = run.stamp.conditions(run.said.text_set, len(some.texts))
     return agreement(
         totals, "float32", kind=Kind.SURROGATE, conditions=conditions, variant_sha256=run.subject.sha256,
-        against="the same graph and weights in float32",
+        against="the same graph and weights, all in float32",
     )  # fmt: skip
 
 
@@ -198,21 +197,21 @@ def _overflow_prompts(run: _Run) -> list[list[int]]:
 
 def _on_webgpu(run: _Run, scored: Path, chunk: int | None) -> list[AnyEvidence]:
     """What the provider's own kernels give; nothing where the plugin finds no adapter."""
+    from phiforge.runtime.abilities import run_probe
     from phiforge.runtime.logits import logits
     from phiforge.runtime.placement import check_placement
-    from phiforge.runtime.plugins import WEBGPU, is_software, register_plugin
+    from phiforge.runtime.plugins import WEBGPU
     from phiforge.runtime.variant import open_variant
 
-    try:
-        (device, *_) = register_plugin(WEBGPU)
-    except errors.DependencyMissingError:
+    answer = run_probe(WEBGPU)
+    if answer.fault is not None or not answer.adapters:
         return []
-    kind = Kind.EMULATED if is_software(device) else Kind.MEASURED
+    kind = Kind.EMULATED if answer.adapters[0].software else Kind.MEASURED
     notes = (EMULATED_NOTE,) if kind is Kind.EMULATED else ()
     stamp = replace(run.stamp, provider=WEBGPU, notes=(*notes, *run.said.notes))
-    some = cut_reference(run.said.texts, EMULATED_POSITIONS)
     placement = probe_placement(lambda: check_placement(run.subject.folder, WEBGPU).total)
     opened = open_variant(scored, threads=run.threads, chunk=chunk)
+    some = _some_texts(run.said, in_chunks=opened.chunk is not None)
     drift = drift_record(
         some, partial(logits, opened), kind=kind, stamp=stamp, data=run.said.text_set, switch=run.said.switch,
         on_text=lambda done: run.progress("drift, on the provider", done, len(some.texts)),
@@ -223,6 +222,13 @@ def _on_webgpu(run: _Run, scored: Path, chunk: int | None) -> list[AnyEvidence]:
     conditions = stamp.conditions(run.said.text_set, 2)
     checked = Probes(kind=kind, conditions=conditions, variant_sha256=run.subject.sha256, probes=(placement, prefill))
     return [drift, *agreed, checked]
+
+
+def _some_texts(said: Said, *, in_chunks: bool) -> Reference:
+    """The first texts; in chunks those up to the longrope switch, which would part the chunks' factors."""
+    texts = within(said, said.switch).texts if in_chunks and said.switch is not None else said.texts
+    chosen = first_texts(texts, EMULATED_POSITIONS, said.switch)
+    return Reference(texts.top_k, tuple(text for _, text in chosen))
 
 
 def _exactly(run: _Run, scored: Path, stamp: Stamp, kind: Kind, chunk: int | None) -> tuple[list[AnyEvidence], Probe]:

@@ -189,7 +189,8 @@ def run_worker(
         asked.write_text(json.dumps(request), encoding="utf-8")
         paths = [str(_SOURCE_ROOT), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-        command = [sys.executable, "-m", "phiforge.runtime.bench_worker", str(asked), str(answered)]
+        # -P: nothing in the working folder is imported in place of what is installed.
+        command = [sys.executable, "-P", "-m", "phiforge.runtime.bench_worker", str(asked), str(answered)]
         with said.open("wb") as errors_to:
             worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors_to, env=environment)
             try:

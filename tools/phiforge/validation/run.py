@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 from phiforge.evidence import Drift, Probe, Probes, Tasks
 from phiforge.graph.float32 import is_float16
+from phiforge.graph.twin import MODEL_FILE
 from phiforge.validation import probes
 from phiforge.validation.held_out import Stamp
 from phiforge.validation.latency import measure_latency
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
 
 __all__ = ["Answers", "Validation", "answer_questions", "measure_latency", "token_probes", "validate_variant"]
+
+
+CHUNKED_NOTE = "prompts are computed in chunks, so sequences end at the longrope switch"
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,8 @@ def validate_variant(
     Raises:
         VariantUnusableError: The variant is incomplete, does not load or does not answer, or has another vocabulary.
     """
-    if way.below_switch and said.switch is not None:
-        said = within(said, said.switch)
+    check_one_graph(variant)
+    said = _within_reach(said, way)
     # Asked before the variant is opened, so that its weights are not in memory twice.
     placement = way.placement(variant)
     opened = _open(variant, said, way, threads)
@@ -103,8 +107,32 @@ def answer_questions(
     variant: Path, said: Said, way: Way, *, variant_sha256: str, threads: int | None, progress: Progress
 ) -> Answers:
     """Answer the questions alone, which is most of a validation's time; arguments and errors as `validate_variant`."""
+    check_one_graph(variant)
+    said = _within_reach(said, way)
     opened = _open(variant, said, way, threads)
     return _answers(opened, said, way, _stamp(opened, said, way, variant_sha256), progress)
+
+
+def check_one_graph(variant: Path) -> None:
+    """Refuse a decoder in stages before anything is done: the runtime gives the logits of its last position only.
+
+    Raises:
+        VariantUnusableError: It is one.
+    """
+    if not (variant / MODEL_FILE).is_file():
+        raise errors.VariantUnusableError(
+            f"The drift of {variant.name} cannot be measured here.",
+            why=f"It has no {MODEL_FILE}: its decoder comes in stages for an NPU, and of those onnxruntime-genai gives "
+            "the logits of the last position only.",
+            fix="Measure its time with `phiforge bench`; what its accuracy is judged by travels in the package.",
+        )
+
+
+def _within_reach(said: Said, way: Way) -> Said:
+    """What the original said of sequences that are run this way."""
+    if not way.below_switch or said.switch is None:
+        return said
+    return replace(within(said, said.switch), notes=(*said.notes, CHUNKED_NOTE))
 
 
 def _open(variant: Path, said: Said, way: Way, threads: int | None) -> Variant:
@@ -218,6 +246,8 @@ def _switch_probes(
     variant: Variant, said: Said, way: Way, shown: _Shown, typical_kl_nats: float, progress: Progress
 ) -> tuple[Probe, ...]:
     if said.switch is None or said.around_switch is None or shown.trace is None:
+        if way.below_switch:
+            return probes.no_switch("not run: prompts are computed in chunks, which the switch would part")
         return probes.no_switch("no longrope" if said.switch is None else "the context ends at the longrope switch")
     progress("longrope switch", 0, 2)
     logits_of = partial(way.logits, variant)

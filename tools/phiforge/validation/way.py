@@ -111,7 +111,7 @@ def way_here(provider: str, chunk: int | None = None) -> Way:
     Raises:
         DependencyMissingError: The provider's plugin is not here.
     """
-    way = replace(way_of(provider), open=partial(open_as_promised, chunk=chunk))
+    way = replace(way_of(provider), open=partial(open_as_promised, chunk=chunk), below_switch=bool(chunk))
     if provider != "webgpu":
         return way
     from phiforge.runtime.plugins import WEBGPU, is_software, register_plugin

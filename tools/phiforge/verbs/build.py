@@ -267,7 +267,9 @@ def _validated(
     """Validate a variant; one for an NPU or a GPU is held against those for the CPU, which the plan makes first."""
     stage = f"validate {subject.name}"
     compared = [other for other in others if subject.record and subject.record.device != "cpu"]
-    key = validation_key(subject, fingerprint, options.texts, options.tasks, checkpoint, options.threads, compared)
+    key = validation_key(
+        subject, fingerprint, options.texts, options.tasks, checkpoint, options.threads, compared, options.project
+    )
     known = stored_validation(store, key)
     if known is not None:
         stages.reused(stage)
@@ -282,6 +284,7 @@ def _validated(
             threads=options.threads,
             watcher=stages.watcher,
             others=compared,
+            project=options.project,
         )
         for name, text in found.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")

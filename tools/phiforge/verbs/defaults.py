@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
 from phiforge.checkpoint.nano.files import CHECKSUMS, checksums
+from phiforge.evidence_file import lasting
 from phiforge.machine import describe_machine, tool_versions
 from phiforge.selection import RUNTIME_WHEELS
 from phiforge.toolchain import code_digest
@@ -76,5 +77,5 @@ def check_embedded(data: Path, checkpoint: Path) -> None:
 
 def evidence_code() -> str:
     """What a measurement depends on besides its subject: our code, the packages, this machine."""
-    machine = describe_machine().model_dump(exclude={"power_source"})
+    machine = lasting(describe_machine()).model_dump()
     return json.dumps([code_digest(MEASURING_CODE), tool_versions(MEASURING_PACKAGES), machine], sort_keys=True)

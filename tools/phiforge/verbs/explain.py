@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
-from phiforge.packaging.layout import BUILD_FOLDER, PROFILE_FOLDER, load_component
+from phiforge.packaging.layout import BUILD_FOLDER, load_component
 from phiforge.runtime.abilities import find_abilities
 from phiforge.selection import Choice, Offer, choose
-from phiforge.target import parse_profile
 from phiforge.variant import load_record
+from phiforge.verbs.packaged import packaged_profiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,14 +99,13 @@ def _remedy(choices: tuple[Choice, ...] | list[Choice]) -> str:
 
 
 def _offer(package: Path, name: str) -> Offer:
-    about = package / BUILD_FOLDER / name
-    record = load_record(about)
+    record = load_record(package / BUILD_FOLDER / name)
     return Offer(
         variant=name,
         provider=record.provider,
         device=record.device,
         bytes=record.bytes,
-        profiles=tuple(parse_profile(path) for path in sorted((about / PROFILE_FOLDER).glob("*.json"))),
+        profiles=tuple(packaged_profiles(package, name).values()),
         soc_model=record.npu.soc_model if record.npu else None,
         sdk_version=record.npu.sdk_version if record.npu else None,
     )

@@ -17,19 +17,23 @@ from phiforge.evidence_file import (
     VariantFacts,
     dump_evidence_file,
     file_name,
+    lasting,
     machine_id,
 )
 from phiforge.hashing import content_key, hash_file
+from phiforge.machine import tool_versions
 from phiforge.packaging.layout import load_manifest
 from phiforge.packaging.verify import read_sums, verify_package
 from phiforge.packaging.write import content_hash
+from phiforge.selection import mismatch
 from phiforge.store import Store, write_atomically
+from phiforge.toolchain import code_digest
 from phiforge.validation.subset import within
 from phiforge.validation.way import way_here
-from phiforge.verbs.defaults import evidence_code
+from phiforge.verbs.defaults import MEASURING_CODE, MEASURING_PACKAGES
 from phiforge.verbs.judging import make_report, phiforge_version
 from phiforge.verbs.output import prepare_output
-from phiforge.verbs.packaged import packaged_profile, profile_files
+from phiforge.verbs.packaged import packaged_profile, packaged_profiles, profile_files
 from phiforge.verbs.reference import context_of, packaged_reference
 from phiforge.verbs.subject import find_subjects
 from phiforge.verbs.watch import Stages, Unwatched
@@ -94,7 +98,7 @@ class _Parts:
         key = content_key(
             [
                 name, job.content_sha256, job.subject.sha256, job.profile_sha256, job.adapter, job.device, job.threads,
-                job.way.kind, evidence_code(),
+                job.way.kind, _conditions(job),
             ]
         )  # fmt: skip
         stage = f"{name} of {job.subject.name}"
@@ -138,8 +142,9 @@ def measure(
     Raises:
         PackageInvalidError: It is no package, or carries no reference.
         PackageTamperedError: It is not as it was sealed.
+        VariantUnusableError: The variant is for an NPU, whose drift cannot be measured so.
         FallbackError: No variant runs here, or its nodes do not run where it promises.
-        ProfileUnknownError: It is not packaged for this profile, or for none that fits.
+        ProfileUnknownError: It is not packaged for this profile, or the profile, or each, is for other machines.
         OutputUnwritableError: The output folder cannot be written.
         OutputLockedError: Another measurement is working there.
     """
@@ -158,34 +163,60 @@ def measure(
     return Measurement(job=job, file=file, path=path, verdict=verdict)
 
 
+def _conditions(job: Job) -> list[object]:
+    """What a part depends on besides its subject, without what changes from start to start of the machine."""
+    machine = lasting(job.explanation.machine).model_dump()
+    return [code_digest(MEASURING_CODE), tool_versions(MEASURING_PACKAGES), machine]
+
+
 def _job(package: Path, variant: str | None, target: str | None, device: int | None, threads: int | None) -> Job:
     # Imported here: it looks at the machine's devices by the runtime.
+    from phiforge.validation.run import check_one_graph
     from phiforge.verbs.explain import chosen_variant, explain
 
     verify_package(package)
     explanation = explain(package)
     choice = chosen_variant(explanation, variant)
-    wanted = target or choice.profile
-    if wanted is None:
-        raise errors.ProfileUnknownError(
-            f"No profile of the variant {choice.variant} fits this machine.",
-            why=choice.why,
-            fix=f"Name the one to measure and judge by with --target: {', '.join(choice.profiles)}.",
-        )
-    profile = packaged_profile(package, choice.variant, wanted)
+    subject = next(item for item in find_subjects(package) if item.name == choice.variant)
+    check_one_graph(subject.folder)
+    profile = _profile(explanation, choice, target)
     index = _device(choice, device)
     return Job(
         package=package,
         content_sha256=content_hash(read_sums(package)),
         explanation=explanation,
         choice=choice,
-        subject=next(item for item in find_subjects(package) if item.name == choice.variant),
+        subject=subject,
         profile=profile,
-        profile_sha256=hash_file(profile_files(package, choice.variant)[wanted]),
+        profile_sha256=hash_file(profile_files(package, choice.variant)[profile.name]),
         adapter=choice.adapters[index],
         device=index,
         threads=threads,
         way=way_here(choice.provider),
+    )
+
+
+def _profile(explanation: Explanation, choice: Choice, target: str | None) -> Profile:
+    """Return the profile to measure and judge by: one that is for such a machine, since the gate would take any."""
+    wanted = target or choice.profile
+    if wanted is None:
+        raise errors.ProfileUnknownError(
+            f"No profile of the variant {choice.variant} fits this machine.",
+            why=choice.why,
+            fix="Measure on a machine that one of them is for, or build the variant with a profile for this one.",
+        )
+    profile = packaged_profile(explanation.package, choice.variant, wanted)
+    reason = mismatch(profile, explanation.machine, choice.first)
+    if reason is None:
+        return profile
+    known = packaged_profiles(explanation.package, choice.variant).values()
+    fitting = [item.name for item in known if mismatch(item, explanation.machine, choice.first) is None]
+    raise errors.ProfileUnknownError(
+        f"The profile {wanted} does not fit this machine.",
+        why=f"{reason}; the variant {choice.variant} runs on {choice.adapters[0]} here.",
+        fix=f"Name one that fits with --target: {', '.join(fitting)}."
+        if fitting
+        else "Measure on a machine that it is for, or build the variant with a profile for this one.",
     )
 
 

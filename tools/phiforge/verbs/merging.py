@@ -45,7 +45,8 @@ def read_brought(package: Path, variants: Mapping[str, str], paths: Sequence[Pat
         paths: Evidence files and single records. One that is given twice counts once.
 
     Raises:
-        EvidenceInvalidError: A file cannot be read or was changed, or is of another package, variant or profile.
+        EvidenceInvalidError: A file cannot be read or was changed, or is of another package, variant or profile, or two
+            single records of one variant have one name.
     """
     content = content_hash(read_sums(package)) if paths else ""
     files: dict[str, EvidenceFile] = {}
@@ -60,7 +61,9 @@ def read_brought(package: Path, variants: Mapping[str, str], paths: Sequence[Pat
             record = parse_evidence(text, str(path))
             if record.variant_sha256 not in variants.values():
                 raise _foreign(path, "variant", record.variant_sha256, ", ".join(variants.values()))
-            records.setdefault(record.variant_sha256, {})[path.name] = text
+            known = records.setdefault(record.variant_sha256, {})
+            if known.setdefault(path.name, text) != text:
+                raise _same_name(path)
     return Brought(files=tuple(files.values()), records=records)
 
 
@@ -102,6 +105,14 @@ def _check(file: EvidenceFile, path: Path, package: Path, content: str, variants
     own = hash_file(profiles[file.profile.name]) if file.profile.name in profiles else "not in the package"
     if file.profile.sha256 != own:
         raise _foreign(path, f"profile than {file.profile.name}", file.profile.sha256, own)
+
+
+def _same_name(path: Path) -> errors.EvidenceInvalidError:
+    return errors.EvidenceInvalidError(
+        f"The evidence file {path} has the name of another one.",
+        why=f"Two files {path.name} with different content were given for one variant, and only one would count.",
+        fix="Rename one of them, or give only the one that is to count.",
+    )
 
 
 def _foreign(path: Path, what: str, theirs: str, ours: str) -> errors.EvidenceInvalidError:

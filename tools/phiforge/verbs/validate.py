@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from phiforge import errors
+from phiforge import catalog, errors
 from phiforge.evidence import AnyEvidence, dump_evidence
 from phiforge.hashing import content_key, hash_file
 from phiforge.machine import default_threads
@@ -21,7 +21,7 @@ from phiforge.verbs.output import prepare_output
 from phiforge.verbs.packaged import running_here
 from phiforge.verbs.reference import context_of, make_reference, packaged_reference
 from phiforge.verbs.subject import check_loads_here, find_subjects
-from phiforge.verbs.validate_gpu import GPU_TABLES, validate_on_gpu
+from phiforge.verbs.validate_gpu import GPU_TABLES, gpu_key, validate_on_gpu
 from phiforge.verbs.watch import Stages, Unwatched
 
 if TYPE_CHECKING:
@@ -166,11 +166,13 @@ def run_validation(
     watcher: Watcher,
     others: Sequence[Subject] = (),
     chunk: int | None = None,
+    project: Path | None = None,
 ) -> dict[str, str]:
     """Validate one variant against its checkpoint and return its evidence as JSON text, by file name.
 
     A variant for an NPU or a GPU is held against `others`, variants of the same checkpoint for the CPU. `chunk` is what
-    a GPU provider computes of a prompt at once: 0 for all, None for what its adapter needs.
+    a GPU provider computes of a prompt at once: 0 for all, None for what its adapter needs. `project` has the table of
+    what that provider has kernels for; it is found from the working folder by default.
 
     Raises:
         LeakageError: It was calibrated on texts that it would be judged by.
@@ -196,7 +198,7 @@ def run_validation(
         return validate_by(said, subject, cache, threads, watcher)
     found = validate_on_gpu(
         within(said, context_of(subject)), subject, provider, work=cache, threads=threads, watcher=watcher,
-        others=others, chunk=chunk,
+        others=others, chunk=chunk, project=project,
     )  # fmt: skip
     return evidence_files(found)
 
@@ -261,13 +263,16 @@ def validation_key(
     checkpoint: Path,
     threads: int | None,
     others: Sequence[Subject] = (),
+    project: Path | None = None,
 ) -> str:
     """The key of a validation: everything its numbers depend on."""
     tasks = tasks or default_tasks(checkpoint)
     task_files = sorted(tasks.glob("*.jsonl")) if tasks else []
     data = [hash_file(path) for path in (texts or default_texts(), *task_files)]
     compared = [other.sha256 for other in others]
-    return content_key(["validation", subject.sha256, compared, fingerprint, data, threads, evidence_code()])
+    provider = subject.record.provider if subject.record else ""
+    gpu = gpu_key(provider, project or catalog.find_project()) if provider in GPU_TABLES else []
+    return content_key(["validation", subject.sha256, compared, fingerprint, data, threads, gpu, evidence_code()])
 
 
 def stored_validation(store: Store, key: str) -> dict[str, str] | None:
