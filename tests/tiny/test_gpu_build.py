@@ -130,9 +130,10 @@ def test_the_checkpoint_is_rotated_and_quantized_once_for_all_three(built: Build
 
 
 def test_two_more_variants_take_less_than_half_of_the_first_again(built: BuildResult) -> None:
-    seconds = {item.stage: item.seconds for item in built.stages if item.stage.startswith("build ")}
+    seconds = {item.stage: item.seconds for item in built.stages if item.stage.startswith(("build ", "conformance"))}
     assert not any(item.reused for item in built.stages)
-    assert sum(seconds.values()) < 1.5 * seconds["build cpu-int4"]
+    # The process is started, and torch imported, in the stage that comes first.
+    assert sum(seconds.values()) < 1.5 * (seconds["conformance"] + seconds["build cpu-int4"])
 
 
 def _codes(folder: Path, *names: str) -> bytes:

@@ -22,7 +22,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_real_shape(tmp_path_factory.mktemp("wide") / "wide", "phi-4-mini", layers=2)
 
 
-@pytest.mark.parametrize("name", ["k-quant", "gptq"])
+@pytest.mark.parametrize("name", ["k-quant", pytest.param("gptq", marks=pytest.mark.long)])
 def test_a_build_stays_below_its_limit_and_near_its_prediction(name: str, checkpoint: Path, tmp_path: Path) -> None:
     row = scale.run_job(name, checkpoint, tmp_path, few_tokens=True)
     assert row.status == 0, (tmp_path / name / "log.txt").read_text(encoding="utf-8")
