@@ -11,9 +11,9 @@ from phiforge import catalog
 from phiforge.checkpoint.family import FAMILIES
 from phiforge.checkpoint.inspect import CheckpointFacts, inspect_checkpoint
 from phiforge.checkpoint.nano import CHECKPOINT_DIR
-from phiforge.packaging.write import EXECUTION_PROVIDERS
 from phiforge.pipeline import load_pipeline
 from phiforge.plan import resolve
+from phiforge.providers import PROVIDERS
 from phiforge.target import load_profile
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> CheckpointFacts:
 def test_a_profile_names_what_there_is(profile: str, facts: CheckpointFacts) -> None:
     loaded = load_profile(catalog.profile_path(ROOT, profile))
     assert loaded.build.pipeline in PIPELINES
-    assert loaded.runtime.provider in EXECUTION_PROVIDERS
+    assert loaded.runtime.provider in PROVIDERS
     assert set(loaded.budgets_for) <= set(FAMILIES)
     pipeline = load_pipeline(catalog.pipeline_path(ROOT, loaded.build.pipeline))
     plan = resolve(facts, "f", [loaded], {pipeline.name: pipeline}, {})

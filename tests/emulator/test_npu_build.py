@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import phiforge
+from held_out import write_part
 from phiforge import errors
-from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
+from phiforge.checkpoint.nano import CHECKPOINT_DIR
 from phiforge.evidence import Agreement, Breakdown, Drift, Kind, Probes, Tasks, load_evidence
 from phiforge.gate import Outcome
 from phiforge.packaging.layout import variant_folders
@@ -25,13 +26,7 @@ TEXTS, QUESTIONS = 24, 8
 @pytest.fixture(scope="session")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A part of the embedded held-out data: text.jsonl and tasks/."""
-    folder = tmp_path_factory.mktemp("held-out")
-    for source, count in ((EVAL_DIR / "text.jsonl", TEXTS), *((t, QUESTIONS) for t in (EVAL_DIR / "tasks").glob("*"))):
-        target = folder / source.relative_to(EVAL_DIR)
-        target.parent.mkdir(exist_ok=True)
-        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-        target.write_text("".join(lines[:count]), encoding="utf-8")
-    return folder
+    return write_part(tmp_path_factory.mktemp("held-out"), texts=TEXTS, questions=QUESTIONS)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from phiforge.olive.driver import OliveWorker
 from phiforge.plan import resolve
 from phiforge.runtime.generate import generate
 from phiforge.runtime.logits import logits, logits_stepwise
-from phiforge.runtime.placement import PROVIDERS, check_placement, placement
+from phiforge.runtime.placement import EXECUTION_PROVIDERS, check_placement, placement
 from phiforge.runtime.plugins import (
     SOFTWARE_ADAPTER_VARIABLE,
     WEBGPU,
@@ -190,8 +190,8 @@ def test_the_profile_lets_the_one_pass_and_not_the_other(
 def test_only_integers_are_left_to_the_cpu(subject: Subject) -> None:
     facts = check_placement(subject.folder, "webgpu")
     assert facts.strays == {}
-    on_cpu = {operator for (where, operator), _ in facts.nodes.items() if where == PROVIDERS["cpu"]}
-    on_gpu = {operator for (where, operator), _ in facts.nodes.items() if where == PROVIDERS["webgpu"]}
+    on_cpu = {operator for (where, operator), _ in facts.nodes.items() if where == EXECUTION_PROVIDERS["cpu"]}
+    on_gpu = {operator for (where, operator), _ in facts.nodes.items() if where == EXECUTION_PROVIDERS["webgpu"]}
     assert {"MatMulNBits", "GroupQueryAttention", "GatherBlockQuantized", "GatherND"} <= on_gpu
     assert on_cpu <= {"ArgMax", "Cast", "Gather", "Greater", "If", "ReduceSum", "Shape", "Sub", "Unsqueeze"}
     assert not on_gpu & {"Shape"}

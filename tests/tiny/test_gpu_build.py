@@ -16,8 +16,9 @@ import onnx_ir as ir
 import pytest
 
 import phiforge
+from held_out import write_part
 from phiforge import errors
-from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
+from phiforge.checkpoint.nano import CHECKPOINT_DIR
 from phiforge.evidence import Agreement, AnyEvidence, Drift, Kind, Probes, Tasks, load_evidence
 from phiforge.gate import Outcome
 from phiforge.olive.driver import OliveRun, OliveWorker, _start, _wait, run_olive
@@ -64,13 +65,7 @@ class Counting:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A part of the embedded held-out data: text.jsonl and tasks/."""
-    folder = tmp_path_factory.mktemp("held-out")
-    for source, count in ((EVAL_DIR / "text.jsonl", TEXTS), *((t, QUESTIONS) for t in (EVAL_DIR / "tasks").glob("*"))):
-        target = folder / source.relative_to(EVAL_DIR)
-        target.parent.mkdir(exist_ok=True)
-        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-        target.write_text("".join(lines[:count]), encoding="utf-8")
-    return folder
+    return write_part(tmp_path_factory.mktemp("held-out"), texts=TEXTS, questions=QUESTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +194,8 @@ def test_without_its_device_all_evidence_is_surrogate(evidence: dict[str, list[A
     for item in evidence[name]:
         assert item.conditions.provider == "cpu"
         assert any("the same graph on the CPU provider" in note for note in item.conditions.notes)
+        not_run = [note for note in item.conditions.notes if "kernels were not run: There is none." in note]
+        assert len(not_run) == (name == "webgpu-int4")
 
 
 def test_float16_costs_next_to_nothing(evidence: dict[str, list[AnyEvidence]]) -> None:

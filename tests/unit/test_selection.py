@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from phiforge import errors
 from phiforge.evidence import Machine
-from phiforge.packaging.write import EXECUTION_PROVIDERS
+from phiforge.providers import PROVIDERS
 from phiforge.selection import PREFERENCE, Abilities, Adapter, Choice, Offer, chip_of, choose, fitting_profile, mismatch
 from phiforge.target import Hardware, Profile, Runtime, load_profile
 from phiforge.verbs.explain import Explanation, chosen_variant
@@ -108,7 +108,7 @@ def why(abilities: Abilities, offer: Offer) -> str:
 
 
 def test_preference_covers_what_can_be_packaged() -> None:
-    assert set(PREFERENCE) == set(EXECUTION_PROVIDERS)
+    assert set(PREFERENCE) == set(PROVIDERS)
 
 
 def test_a_pc_with_a_gpu_gets_directml_then_webgpu_then_the_cpu() -> None:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from phiforge import errors
+from phiforge.providers import PROVIDERS
 from phiforge.quantize.algorithms import ALGORITHMS
 from phiforge.quantize.assign import EMBEDDING, LM_HEAD
 from phiforge.quantize.calibrated import CALIBRATED
@@ -159,8 +160,6 @@ class OliveOptions(BaseModel):
     type: str
 
 
-# What each provider of an export is called as a target.
-EXPORT_TARGETS = {"cpu": "cpu", "dml": "directml", "webgpu": "webgpu"}
 # Set here and not left to defaults. With graph capture DirectML refuses a session of which a compute node would run on
 # the CPU. WebGPU refuses graph capture where a graph has an If, as longrope's has: there it is asked where nodes run.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
@@ -229,7 +228,7 @@ class Pipeline(BaseModel):
     def target(self) -> str:
         """What the pipeline builds for, as a profile calls it."""
         export = self.export_options()
-        return EXPORT_TARGETS[export.provider] if export else "qnn"
+        return PROVIDERS[export.provider].target if export else "qnn"
 
     @property
     def needs_calibration(self) -> bool:

@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from phiforge.providers import PROVIDERS
 from phiforge.soc import SOC_MODELS
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 # Providers by their names in genai_config, in the order in which a machine gets them.
 PREFERENCE = ("qnn", "dml", "webgpu", "cpu")
-GPU_PROVIDERS = frozenset({"dml", "webgpu"})
+GPU_PROVIDERS = frozenset(name for name, provider in PROVIDERS.items() if provider.device == "gpu")
 _ORDER_TOLD = "the order is NPU, DirectML, WebGPU, CPU"
 _SOFTWARE_ORDER_TOLD = "a software adapter never goes before the CPU"
-DML_PROVIDER = "DmlExecutionProvider"
+DML_PROVIDER = PROVIDERS["dml"].execution_provider
 # Distributions that bring onnxruntime, and onnxruntime-genai; two of one kind write over each other's files.
 ONNXRUNTIME_WHEELS = ("onnxruntime-windowsml", "onnxruntime-directml", "onnxruntime-gpu", "onnxruntime")
 GENAI_WHEELS = (

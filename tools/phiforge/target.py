@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from phiforge import errors
 from phiforge.evidence import Kind
+from phiforge.providers import PROVIDERS
 from phiforge.soc import SOC_MODELS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 # The provider, by its name in genai_config, and the device of each target.
-RUNS_ON = {"cpu": ("cpu", "cpu"), "directml": ("dml", "gpu"), "qnn": ("qnn", "npu"), "webgpu": ("webgpu", "gpu")}
+RUNS_ON = {provider.target: (name, provider.device) for name, provider in PROVIDERS.items()}
 
 
 class Section(BaseModel):

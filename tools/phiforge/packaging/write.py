@@ -22,17 +22,11 @@ from phiforge.packaging.layout import (
     Manifest,
     VariantEntry,
 )
+from phiforge.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-EXECUTION_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "dml": "DmlExecutionProvider",
-    "qnn": "QNNExecutionProvider",
-    "webgpu": "WebGpuExecutionProvider",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +123,7 @@ def _entry(variant: PackagedVariant) -> VariantEntry:
     return VariantEntry.model_validate(
         {
             "variant_directory": variant.name,
-            "ep": EXECUTION_PROVIDERS[variant.provider],
+            "ep": PROVIDERS[variant.provider].execution_provider,
             "device": variant.device,
             "additional_metadata": {"sha256": variant.sha256, **variant.metadata},
         }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phiforge.graph.float32 import MAXIMUM
+from phiforge.graph.twin import MODEL_FILE
 from phiforge.runtime.onnx_runtime import ort
 from phiforge.runtime.variant import read_config, runtime_errors
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import Any
-
-MODEL_FILE = "model.onnx"
 
 
 def largest_activations(

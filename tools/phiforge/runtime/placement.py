@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from phiforge import errors
 from phiforge.graph.integers import integer_nodes
-from phiforge.runtime.plugins import PLUGINS, QNN, WEBGPU
+from phiforge.providers import PROVIDERS
 from phiforge.runtime.profiled_placement import profiled_nodes
 from phiforge.runtime.variant import check_files, onnx_names, runtime_errors
 
@@ -17,16 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-# genai_config's provider names and onnxruntime's.
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
+# genai_config's provider names and onnxruntime's; the last two are of folders that others made.
+EXECUTION_PROVIDERS = {name: provider.execution_provider for name, provider in PROVIDERS.items()} | {
     "cuda": "CUDAExecutionProvider",
-    "dml": "DmlExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
-    QNN: PLUGINS[QNN].provider,
-    WEBGPU: PLUGINS[WEBGPU].provider,
 }
-_CPU, _DML, _QNN = PROVIDERS["cpu"], PROVIDERS["dml"], PROVIDERS[QNN]
+_CPU, _DML, _QNN = (EXECUTION_PROVIDERS[name] for name in ("cpu", "dml", "qnn"))
 # Nodes that an error names.
 NAMED_NODES = 8
 # What a stage on the NPU may leave to the CPU: attention, which the compiler takes only if it is told to.
@@ -98,7 +94,7 @@ def check_placement(folder: Path, provider: str, *, allowed: Collection[str] = (
 def placement(folder: Path, provider: str) -> PlacementFacts:
     """Return where the nodes of a variant run, without judging it; arguments and errors as `check_placement`."""
     config = check_files(folder)
-    promised = PROVIDERS.get(provider.lower(), provider)
+    promised = EXECUTION_PROVIDERS.get(provider.lower(), provider)
     stages = _qnn_stages(config) if promised in (_CPU, _QNN) else {}
     if stages:
         promised = _QNN

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from phiforge import errors
+from phiforge.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,14 +37,14 @@ QNN, WEBGPU = "qnn", "webgpu"
 # By the provider's name in genai_config.
 PLUGINS: dict[str, Plugin] = {
     QNN: Plugin(
-        provider="QNNExecutionProvider",
+        provider=PROVIDERS[QNN].execution_provider,
         distribution="onnxruntime-qnn",
         module="onnxruntime_qnn",
         extra="qnn",
         purpose="Qualcomm's compiler and emulator",
     ),
     WEBGPU: Plugin(
-        provider="WebGpuExecutionProvider",
+        provider=PROVIDERS[WEBGPU].execution_provider,
         distribution="onnxruntime-ep-webgpu",
         module="onnxruntime_ep_webgpu",
         extra="webgpu",

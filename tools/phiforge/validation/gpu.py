@@ -24,9 +24,9 @@ from phiforge.validation.prefill import measure_prefills, probe_prefill
 from phiforge.validation.probes import probe_placement
 from phiforge.validation.records import drift_record
 from phiforge.validation.run import validate_variant
-from phiforge.validation.subset import cut_reference, first_texts, within
+from phiforge.validation.subset import cut_reference, first_texts, token_line, within
 from phiforge.validation.twin import scored_folder
-from phiforge.validation.way import Way
+from phiforge.validation.way import SOFTWARE_NOTE, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from phiforge.evidence import AnyEvidence, Probe
     from phiforge.runtime.variant import Variant
+    from phiforge.selection import Adapter
     from phiforge.validation.agreement import Comparison, LogitsOf
     from phiforge.validation.held_out import Said, Stamp
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 SURROGATE_NOTE = "the same graph on the CPU provider, float16 activations and cache included"
-EMULATED_NOTE = "the provider's own kernels on a software adapter: right numbers, no timing"
 # Positions held against the float32 twin and against other variants; run on the provider, in prefill and one by one.
 COMPARED_POSITIONS, EMULATED_POSITIONS, DECODED_POSITIONS = 1024, 320, 96
 BATCH = 16
@@ -101,14 +101,16 @@ def validate_gpu(
     from phiforge.runtime.plugins import allow_software_adapter
     from phiforge.validation.held_out import Stamp
 
+    adapter, notes = _webgpu_adapter() if subject.provider == "webgpu" else (None, ())
+    notes = (SURROGATE_NOTE, *notes)
     way = Way(
-        kind=Kind.SURROGATE, notes=(SURROGATE_NOTE,), batch=BATCH, open=_open_stand_in,
+        kind=Kind.SURROGATE, notes=notes, batch=BATCH, open=_open_stand_in,
         placement=subject.conformance,
     )  # fmt: skip
     result = validate_variant(
         subject.folder, said, way, variant_sha256=subject.sha256, work=work, threads=threads, progress=progress
     )
-    stamp = Stamp("cpu", threads, subject.sha256, said.fingerprint, (SURROGATE_NOTE, *said.notes))
+    stamp = Stamp("cpu", threads, subject.sha256, said.fingerprint, (*notes, *said.notes))
     run = _Run(subject=subject, said=said, stamp=stamp, work=work, threads=threads, progress=progress)
     found: list[AnyEvidence | None] = [result.drift, result.tasks]
     with scored_folder(subject.folder, work) as scored:
@@ -118,9 +120,9 @@ def validate_gpu(
             checks = (*checks, _overflow(run))
         found.append(result.probes.model_copy(update={"probes": checks}))
         found += [_against(run, scored, *item) for item in subject.others.items()]
-        if subject.provider == "webgpu":
+        if adapter is not None:
             with allow_software_adapter():
-                found += _on_webgpu(run, scored, chunk)
+                found += _on_webgpu(run, scored, adapter, chunk)
     return [item for item in found if item is not None]
 
 
@@ -195,19 +197,27 @@ def _overflow_prompts(run: _Run) -> list[list[int]]:
     return overflow_prompts(calibration, held_out, long, opened.context_length)
 
 
-def _on_webgpu(run: _Run, scored: Path, chunk: int | None) -> list[AnyEvidence]:
-    """What the provider's own kernels give; nothing where the plugin finds no adapter."""
+def _webgpu_adapter() -> tuple[Adapter | None, tuple[str, ...]]:
+    """The adapter that WebGPU's kernels run on, software or not; without one, the note that says why they did not."""
     from phiforge.runtime.abilities import run_probe
+    from phiforge.runtime.plugins import WEBGPU, allow_software_adapter
+
+    with allow_software_adapter():
+        answer = run_probe(WEBGPU)
+    if answer.fault is None and answer.adapters:
+        return answer.adapters[0], ()
+    return None, (f"the provider's own kernels were not run: {answer.fault or 'there is no adapter.'}",)
+
+
+def _on_webgpu(run: _Run, scored: Path, adapter: Adapter, chunk: int | None) -> list[AnyEvidence]:
+    """What the provider's own kernels give on an adapter."""
     from phiforge.runtime.logits import logits
     from phiforge.runtime.placement import check_placement
     from phiforge.runtime.plugins import WEBGPU
     from phiforge.runtime.variant import open_variant
 
-    answer = run_probe(WEBGPU)
-    if answer.fault is not None or not answer.adapters:
-        return []
-    kind = Kind.EMULATED if answer.adapters[0].software else Kind.MEASURED
-    notes = (EMULATED_NOTE,) if kind is Kind.EMULATED else ()
+    kind = Kind.EMULATED if adapter.software else Kind.MEASURED
+    notes = (SOFTWARE_NOTE,) if kind is Kind.EMULATED else ()
     stamp = replace(run.stamp, provider=WEBGPU, notes=(*notes, *run.said.notes))
     placement = probe_placement(lambda: check_placement(run.subject.folder, WEBGPU).total)
     opened = open_variant(scored, threads=run.threads, chunk=chunk)
@@ -249,7 +259,7 @@ def _exactly(run: _Run, scored: Path, stamp: Stamp, kind: Kind, chunk: int | Non
                 partial(logits_stepwise, theirs, prefill=1),
             ),
         ]
-        probe = probe_prefill(measure_prefills(partial(_in_chunks, ours), _line(run.said.texts)), chunk)
+        probe = probe_prefill(measure_prefills(partial(_in_chunks, ours), token_line(run.said.texts)), chunk)
         del hold, ours, theirs
     return found, probe
 
@@ -268,14 +278,9 @@ def probe_adapter(folder: Path, chunk: int | None, texts: Reference, work: Path)
     with _folder(work) as twin:
         make_exact_twin(folder, twin)
         opened = open_variant(twin, chunk=chunk or 0)
-        probe = probe_prefill(measure_prefills(partial(_in_chunks, opened), _line(texts)), chunk)
+        probe = probe_prefill(measure_prefills(partial(_in_chunks, opened), token_line(texts)), chunk)
         del opened
     return probe
-
-
-def _line(texts: Reference) -> list[int]:
-    """All texts' tokens, one after the other."""
-    return [int(token) for text in texts.texts for token in text.tokens]
 
 
 def _provider_agreement(

@@ -27,7 +27,7 @@ from phiforge.validation.probes import probe_placement
 from phiforge.validation.records import drift_record, tasks_record
 from phiforge.validation.run import token_probes
 from phiforge.validation.statistics import BLOCK_TOKENS, block_ids, clustered_mean
-from phiforge.validation.subset import QUESTIONS, cut_reference, cut_text, spread
+from phiforge.validation.subset import QUESTIONS, cut_reference, cut_text, spread, token_line
 from phiforge.variant import CALIBRATED_FOLDER, QDQ_FOLDER, TWIN_FOLDER
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def validate_staged(
     others = [_compare(run, cpu, *item) for item in subject.others.items()]
     steps = (*_kind_steps(run, cpu), *steps)
     checks = (*token_probes(runtime, said), *stopping, placement,
-              *probe_end_to_end(runtime, emulator, _line(said.texts), progress))  # fmt: skip
+              *probe_end_to_end(runtime, emulator, token_line(said.texts), progress))  # fmt: skip
     found = (surrogate, answers, emulated, _probes(run, checks), *agreements, *others, _breakdown(run, steps))
     return [item for item in found if item is not None]
 
@@ -302,11 +302,6 @@ def _probes(run: _Run, checks: tuple[Probe, ...]) -> Probes:
         variant_sha256=run.subject.sha256,
         probes=checks,
     )
-
-
-def _line(reference: Reference) -> list[int]:
-    """All texts' tokens, one after the other."""
-    return [int(token) for text in reference.texts for token in text.tokens]
 
 
 def layer_count(build: Path) -> int:

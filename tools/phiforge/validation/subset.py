@@ -110,6 +110,11 @@ def cut_reference(reference: Reference, positions: int) -> Reference:
     return Reference(reference.top_k, tuple(text for _, text in first_texts(reference, positions, None)))
 
 
+def token_line(reference: Reference) -> list[int]:
+    """Return all texts' tokens, one after the other."""
+    return [int(token) for text in reference.texts for token in text.tokens]
+
+
 def cut_text(text: ReferenceText, length: int) -> ReferenceText:
     """Return the first tokens of a text with what the reference says of them."""
     return ReferenceText(

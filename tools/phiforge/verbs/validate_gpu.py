@@ -9,9 +9,11 @@ import onnx_ir as ir
 from phiforge import catalog, errors
 from phiforge.evidence import Probe
 from phiforge.graph.conformance.require import conform_to
+from phiforge.graph.twin import MODEL_FILE
 from phiforge.hashing import hash_file
 from phiforge.machine import default_threads
 from phiforge.pipeline import PROVIDER_OPTIONS
+from phiforge.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
     from phiforge.verbs.watch import Watcher
 
 # Providers of a GPU, by their names in genai_config, with the table of what each has kernels for.
-GPU_TABLES = {"dml": "directml", "webgpu": "webgpu"}
-MODEL_FILE = "model.onnx"
+GPU_TABLES = {name: provider.table for name, provider in PROVIDERS.items() if provider.table is not None}
 
 
 def validate_on_gpu(
