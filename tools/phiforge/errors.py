@@ -283,6 +283,24 @@ class ConformanceError(PhiforgeError):
     exit_code = 51
 
 
+class TasksInvalidError(PhiforgeError):
+    """A file of tasks has an id twice, no answers, an unknown licence, another hash than it declares, or no format."""
+
+    exit_code = 53
+
+
+class SandboxUnavailableError(PhiforgeError):
+    """Code of a model was to be run, but this machine cannot lock it in."""
+
+    exit_code = 54
+
+
+class DeviceTooSmallError(PhiforgeError):
+    """A device's memory cannot hold the variant with the context that its profile promises."""
+
+    exit_code = 55
+
+
 class NoCandidateError(PhiforgeError):
     """A tuning could choose nothing: no candidate is within the budgets by evidence, or none of them runs."""
 
@@ -314,3 +332,36 @@ class UnsafePathError(PhiforgeError):
     """A path inside a manifest leaves its folder."""
 
     exit_code = 38
+
+
+# Releases.
+
+
+class ReleaseRefusedError(PhiforgeError):
+    """The evidence does not allow a release; every reason is named."""
+
+    exit_code = 56
+
+
+class WaiverInvalidError(PhiforgeError):
+    """A waiver has no reason, or names nothing that could be waived."""
+
+    exit_code = 57
+
+
+class PreviousReleaseError(PhiforgeError):
+    """What a release is held against is none, or is of another model."""
+
+    exit_code = 58
+
+
+class DestinationError(PhiforgeError):
+    """A release cannot go where it was sent: something else is there, or the form is unknown."""
+
+    exit_code = 59
+
+
+class SignatureInvalidError(PhiforgeError):
+    """A signature is absent, broken, by another key or of other content."""
+
+    exit_code = 60

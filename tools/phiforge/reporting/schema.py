@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 _Sort = TypeVar("_Sort", bound=Record)
 
-_ORDER = ("drift", "breakdown", "agreement", "tasks", "probes", "latency")
+_ORDER = (
+    "drift",
+    "free-running",
+    "breakdown",
+    "agreement",
+    "tasks",
+    "refusals",
+    "probes",
+    "latency",
+    "comparison",
+    "prediction",
+)
 
 
 class ProfileFacts(Facts):
