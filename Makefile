@@ -81,7 +81,7 @@ $(VENV)/.gpu: $(VENV)/.user
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.user
-	$(PIP_INSTALL) -e '.[build,cpu,qnn,webgpu,dev]'
+	$(PIP_INSTALL) -e '.[build,cpu,qnn,webgpu,release,dev]'
 	touch $@
 
 clean:

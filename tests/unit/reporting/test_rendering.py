@@ -69,7 +69,18 @@ def evil(report: Report) -> Report:
             return {name: spoil(item, name) for name, item in value.items()}
         if isinstance(value, tuple | list):
             return [spoil(item, key) for item in value]
-        fixed = {"schema_version", "evidence", "kind", "outcome", "accepts", "budget", "comparison"}
+        fixed = {
+            "schema_version",
+            "evidence",
+            "kind",
+            "outcome",
+            "accepts",
+            "budget",
+            "comparison",
+            "metric",
+            "shape",
+            "taken_at",
+        }
         return f"{value} {EVIL}" if isinstance(value, str) and key not in fixed else value
 
     spoiled = spoil(data)
