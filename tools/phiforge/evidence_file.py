@@ -206,7 +206,17 @@ def _timed(record: Latency) -> Iterator[tuple[str, float, float]]:
     for what in ("load_ms", "peak_anon_bytes", "peak_rss_bytes"):
         yield what, getattr(record, what), math.inf
     for row in record.rows:
-        for what, value in row.model_dump().items():
+        yield from _all_numbers(row.model_dump())
+
+
+def _all_numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float, float]]:
+    """Every number in some values, however deep."""
+    for what, value in values.items():
+        if isinstance(value, dict):
+            yield from _all_numbers(value)
+        elif isinstance(value, tuple):
+            yield from _all_numbers({f"{what}.{index}": item for index, item in enumerate(value)})
+        elif isinstance(value, int | float):
             yield what, value, math.inf
 
 
