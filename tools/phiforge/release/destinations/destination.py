@@ -1,0 +1,164 @@
+"""Destinations as they are written on the command line, and what may be there before a release goes to one."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from phiforge import errors
+from phiforge.release.destinations.disk import existing_above, settle, unwritable, work_folder
+from phiforge.release.destinations.existing import form_of, release_facts, strangers
+
+Form = Literal["folder", "hf", "hub", "oci", "foundry"]
+
+_DISK_FORMS: dict[str, Form] = {"folder": "folder", "hf": "hf", "oci": "oci", "foundry": "foundry"}
+_FORMS = "folder:DIR, hf:DIR, hf://OWNER/NAME[@BRANCH], oci:DIR[:TAG] and foundry:DIR"
+# Two letters at least, since one is a drive of Windows.
+_PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_REPOSITORY = re.compile(rf"//({_NAME}/{_NAME})(?:@([A-Za-z0-9][A-Za-z0-9._/-]{{0,127}}))?")
+# OCI image specification 1.1, annotations; OCI distribution specification 1.1, "tag".
+TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Where a release goes.
+
+    Attributes:
+        form: `folder`, `hf` (a repository of the Hub on disk), `hub` (an upload), `oci` or `foundry`.
+        path: The folder, for all but `hub`.
+        repository: `OWNER/NAME`, for `hub`.
+        tag: The tag of an OCI layout or the branch of a repository, where one was given.
+    """
+
+    form: Form
+    path: Path | None = None
+    repository: str | None = None
+    tag: str | None = None
+
+    def __str__(self) -> str:
+        if self.form == "hub":
+            return f"hf://{self.repository}" + (f"@{self.tag}" if self.tag else "")
+        return f"{self.form}:{self.path}" + (f":{self.tag}" if self.tag else "")
+
+
+def parse_destination(text: str) -> Destination:
+    """Read a destination: `DIR` or `folder:DIR`, `hf:DIR`, `hf://OWNER/NAME[@BRANCH]`, `oci:DIR[:TAG]`, `foundry:DIR`.
+
+    Raises:
+        DestinationError: The form is unknown, or what follows it is none of that form.
+    """
+    match = _PREFIX.fullmatch(text)
+    if match is None:
+        return Destination(form="folder", path=_path(text, text))
+    prefix, rest = match[1], match[2]
+    if prefix == "hf" and rest.startswith("//"):
+        found = _REPOSITORY.fullmatch(rest)
+        if found is None:
+            raise _unknown(text, f"{rest[2:]!r} is no OWNER/NAME of the Hub, with or without @BRANCH.")
+        return Destination(form="hub", repository=found[1], tag=found[2])
+    if prefix not in _DISK_FORMS:
+        raise _unknown(text, f"{prefix!r} is no form of a destination.")
+    if prefix == "oci":
+        folder, _, tag = rest.rpartition(":")
+        if folder and TAG.fullmatch(tag):
+            return Destination(form="oci", path=_path(folder, text), tag=tag)
+    return Destination(form=_DISK_FORMS[prefix], path=_path(rest, text))
+
+
+def check_destination(destination: Destination, model: str, *, dry_run: bool = False) -> None:
+    """Check before any work that a release may go there: nothing is there, or a release of this model in this form.
+
+    Args:
+        destination: The destination.
+        model: The model's name, as the release will have it.
+        dry_run: Whether nothing will be written; then neither the network nor a token is needed.
+
+    Raises:
+        DestinationError: Something else is there, or a release of another model or in another form.
+        OutputUnwritableError: The folder, or the one it is in, cannot be written.
+        OutputLockedError: Another process publishes there.
+        NetworkError: The Hub cannot be reached.
+        DependencyMissingError: The upload needs huggingface_hub.
+    """
+    if destination.form == "hub":
+        from phiforge.release.destinations.hub import check_repository
+
+        check_repository(destination, model, dry_run=dry_run)
+        return
+    path = resolved(destination)
+    if path.exists() and not path.is_dir():
+        raise _refused(destination, "It is a file.")
+    if path.is_mount():
+        raise _refused(destination, "It is a mount point, whose name cannot be given to a new folder.")
+    if not dry_run:
+        settle(path)
+        _check_writable(path)
+    if path.exists() and any(path.iterdir()):
+        _check_same(destination, path, model)
+
+
+def resolved(destination: Destination) -> Path:
+    """Give the folder of a destination on disk without links on the way, so that the folder itself is replaced."""
+    assert destination.path is not None
+    return destination.path.resolve()
+
+
+def _check_same(destination: Destination, path: Path, model: str) -> None:
+    """Check that what is there is a release of this model in this form, with nothing of somebody else's in it."""
+    form = form_of(path)
+    if form is None:
+        raise _refused(destination, "It is not empty, and what is there is no release.")
+    if form != destination.form:
+        raise _refused(destination, f"There is a release in the form {form!r}.")
+    if form == "oci":
+        from phiforge.release.destinations.oci_layout import check_only_model
+
+        check_only_model(path, model)
+        return
+    facts = release_facts(path)
+    if facts is None or facts.model != model:
+        other = f"a release of {facts.model}" if facts else "a release whose release.json cannot be read"
+        raise _refused(destination, f"There is {other}; this one is of {model}.")
+    added = strangers(path)
+    if added:
+        named = ", ".join(added[:3]) + (f" and {len(added) - 3} more" if len(added) > 3 else "")
+        raise _refused(destination, f"The release there did not bring {named}, and the new one would remove it.")
+
+
+def _check_writable(path: Path) -> None:
+    """Write a file where the work folder will be, and in the folder itself, which goes again.
+
+    Permissions do not tell: of a read-only disk, a network share or an administrator they say nothing.
+    """
+    places = {existing_above(work_folder(path).parent), *([path] if path.exists() else [])}
+    for place in places:
+        try:
+            with tempfile.TemporaryFile(prefix=".phiforge-", dir=place) as file:
+                file.write(b"?")
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+
+def _path(text: str, whole: str) -> Path:
+    if not text:
+        raise _unknown(whole, "It names no folder.")
+    return Path(text).expanduser()
+
+
+def _refused(destination: Destination, why: str) -> errors.DestinationError:
+    return errors.DestinationError(
+        f"A release cannot go to {destination}.",
+        why=why,
+        fix="Give --to a folder that is absent, empty, or a release of the same model in the same form.",
+    )
+
+
+def _unknown(text: str, why: str) -> errors.DestinationError:
+    return errors.DestinationError(
+        f"{text!r} is no destination of a release.", why=why, fix=f"Destinations are {_FORMS}; DIR alone is a folder."
+    )

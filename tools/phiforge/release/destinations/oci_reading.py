@@ -1,0 +1,174 @@
+"""Read a release out of an OCI image layout: every digest is checked before anything is unpacked."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from phiforge import errors
+from phiforge.hashing import hash_bytes, hash_file
+from phiforge.packaging.layout import check_inside
+from phiforge.release.destinations.disk import copy_stream
+from phiforge.release.destinations.existing import LAYOUT_FILE
+from phiforge.release.destinations.oci_schema import (
+    TAG_KEY,
+    TITLE,
+    Descriptor,
+    ImageManifest,
+    Index,
+    Layout,
+    ManifestDescriptor,
+    dump,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+INDEX_FILE = "index.json"
+BLOBS = "blobs/sha256"
+_NAMED = 8
+
+
+def load_index(layout: Path) -> Index:
+    """Read index.json.
+
+    Raises:
+        PackageTamperedError: It is absent or not as a release's is.
+    """
+    return _load(layout, INDEX_FILE, Index)
+
+
+def load_manifest(layout: Path, entry: ManifestDescriptor) -> ImageManifest:
+    """Read the manifest that the index names, and check it against its digest and its tag.
+
+    Raises:
+        PackageTamperedError: It is absent, changed, or of another tag.
+    """
+    name = f"{BLOBS}/{entry.hex}"
+    manifest = _load(layout, name, ImageManifest, entry)
+    if manifest.annotations.get(TAG_KEY) != entry.tag:
+        raise _tampered(layout, [f"changed: {INDEX_FILE} (the tag {entry.tag!r} is not the manifest's)"])
+    return manifest
+
+
+def manifests_of(layout: Path) -> list[tuple[ManifestDescriptor, ImageManifest]]:
+    """Read every manifest of a layout, in the order of the index.
+
+    Raises:
+        PackageTamperedError: One of them, or the index, is not as a release's is.
+    """
+    return [(entry, load_manifest(layout, entry)) for entry in load_index(layout).manifests]
+
+
+def strangers_in(layout: Path) -> list[str]:
+    """Names of files beside the index and the blobs, which no publication makes."""
+    names = [path.relative_to(layout).as_posix() for path in layout.rglob("*") if path.is_symlink() or path.is_file()]
+    ours = (INDEX_FILE, LAYOUT_FILE, f".{INDEX_FILE}.partial", f".{LAYOUT_FILE}.partial")
+    return sorted(name for name in names if name not in ours and not name.startswith(f"{BLOBS}/"))
+
+
+def check_layout(layout: Path) -> list[tuple[ManifestDescriptor, ImageManifest]]:
+    """Check every file of a layout: digests and sizes of all blobs, nothing changed, lost or added.
+
+    A blob that no tag leads to is let through if its name is its hash: a publication that was stopped leaves such, and
+    nobody reads it.
+
+    Returns:
+        Its manifests, in the order of the index.
+
+    Raises:
+        PackageTamperedError: A file is not as it was published; the message names it.
+    """
+    _load(layout, LAYOUT_FILE, Layout)
+    manifests = manifests_of(layout)
+    faults = []
+    known = {INDEX_FILE, LAYOUT_FILE}
+    for entry, manifest in manifests:
+        known.add(f"{BLOBS}/{entry.hex}")
+        for blob in (manifest.config, *manifest.layers):
+            name = f"{BLOBS}/{blob.hex}"
+            if name not in known:
+                known.add(name)
+                faults += _blob_faults(layout, blob, entry.tag)
+    for path in sorted(layout.rglob("*")):
+        name = path.relative_to(layout).as_posix()
+        if name not in known and (path.is_symlink() or not path.is_dir()) and not _is_left_over(path):
+            faults.append(f"added: {name}")
+    if faults:
+        raise _tampered(layout, faults)
+    return manifests
+
+
+def unpack(layout: Path, manifest: ImageManifest, target: Path) -> None:
+    """Unpack the layers of a checked manifest into a new folder: files alone, each inside it and only once.
+
+    Raises:
+        PackageTamperedError: A layer is no tar, or holds something else than files.
+        UnsafePathError: A path in it leaves the folder.
+    """
+    target.mkdir()
+    for layer in manifest.layers:
+        name = f"{BLOBS}/{layer.hex}"
+        try:
+            with tarfile.TarFile(layout / name, mode="r", encoding="utf-8") as tar:
+                for member in tar:
+                    _unpack_file(tar, member, target, f"{name} ({layer.annotation(TITLE)})", layout)
+        except (tarfile.TarError, UnicodeError) as error:
+            raise _tampered(layout, [f"changed: {name}, which is no tar"]) from error
+
+
+def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, blob: str, layout: Path) -> None:
+    path = target / check_inside(member.name)
+    source = tar.extractfile(member) if member.isreg() else None
+    if source is None or path.exists():
+        raise _tampered(layout, [f"changed: {blob} holds {member.name!r} twice, or as something else than a file"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with source, path.open("wb") as file:
+        copy_stream(source, file)
+
+
+def _blob_faults(layout: Path, blob: Descriptor, tag: str) -> list[str]:
+    path = layout / BLOBS / blob.hex
+    what = f"{BLOBS}/{blob.hex} ({blob.annotation(TITLE) or 'the config'} of {tag})"
+    if not path.is_file():
+        return [f"missing: {what}"]
+    whole = not path.is_symlink() and path.stat().st_size == blob.size and hash_file(path) == blob.hex
+    return [] if whole else [f"changed: {what}"]
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a file is what a stopped publication leaves: half a file, or a blob that nothing names yet."""
+    if path.is_symlink():
+        return False
+    return path.name.endswith(".partial") or (path.parent.as_posix().endswith(BLOBS) and hash_file(path) == path.name)
+
+
+def _load(layout: Path, name: str, model: type[_Model], entry: Descriptor | None = None) -> _Model:
+    """Read a file of the layout, against its descriptor where there is one."""
+    try:
+        content = b"" if (layout / name).is_symlink() else (layout / name).read_bytes()
+    except OSError as error:
+        raise _tampered(layout, [f"missing: {name}"]) from error
+    if entry is not None and (len(content) != entry.size or hash_bytes(content) != entry.hex):
+        raise _tampered(layout, [f"changed: {name} (the manifest)"])
+    try:
+        found = model.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _tampered(layout, [f"changed: {name} ({'.'.join(map(str, first['loc']))}: {first['msg']})"]) from error
+    if entry is None and dump(found) != content:  # nothing else says what its bytes were
+        raise _tampered(layout, [f"changed: {name} (not written as a publication writes it)"])
+    return found
+
+
+def _tampered(layout: Path, faults: list[str]) -> errors.PackageTamperedError:
+    more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+    return errors.PackageTamperedError(
+        f"The OCI layout {layout} is not as it was published.",
+        why="; ".join(faults[:_NAMED]) + more + ".",
+        fix="Do not use it; get it again from where it was published, or publish the release anew.",
+    )
