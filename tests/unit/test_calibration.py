@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from held_out import declare
 from phiforge import errors
 from phiforge.calibration import (
     MINIMUM_CHARACTERS,
     MINIMUM_TEXTS,
+    SHARED_PIECES,
     SHARED_WORDS,
+    SHORTEST_PIECES,
     SHORTEST_WORDS,
+    check_files,
     check_leakage,
     evaluation_texts,
     load_calibration,
@@ -95,7 +99,7 @@ def test_the_embedded_calibration_texts_hold_nothing_of_the_embedded_evaluation(
     calibration, evaluation = embedded()
 
     assert len(calibration) == 96
-    assert len(evaluation) == 60 + 2 * 600
+    assert len(evaluation) == 60 + 2 * 660 + 60
     check_leakage(calibration, evaluation)
 
 
@@ -134,6 +138,61 @@ def test_a_run_of_a_long_text_is_found_from_twenty_words_on() -> None:
         check_leakage([" ".join(words[40 : 40 + SHARED_WORDS])], [evaluation])
 
 
+def test_what_is_shared_is_shown() -> None:
+    words = [f"word{number}" for number in range(30)]
+    with pytest.raises(errors.LeakageError, match=r"\(“word0 word1 .* word11 …”\)"):
+        check_leakage([" ".join(words)], [" ".join(words[:25])])
+
+
+# Scripts without spaces: a sentence is one word, and ten of them are no run of twenty.
+
+CHINESE = "".join(chr(0x4E00 + 7 * number) for number in range(400))
+SCRIPTS = {"chinese": 0x4E00, "japanese": 0x3041, "khmer": 0x1780}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_block_of_a_text_without_spaces_is_found_wherever_it_begins(script: str) -> None:
+    chooser = random.Random(script)
+    letters = [chr(SCRIPTS[script] + number) for number in range(28)]
+    text, other = ("".join(chooser.choices(letters, k=500)) for _ in range(2))
+    check_leakage([other[:150] + text[101 : 101 + SHARED_PIECES - 1] + other[150:]], [text])
+
+    with pytest.raises(errors.LeakageError, match="shares 64 characters with calibration text 1"):
+        check_leakage([other[:150] + text[101 : 101 + SHARED_PIECES] + other[150:]], [text])
+
+
+def test_a_short_question_without_spaces_is_found_in_a_chat() -> None:
+    question = "小明有三个苹果,又买了两个,一共有几个?"
+    assert len(question) - 3 >= SHORTEST_PIECES
+    with pytest.raises(errors.LeakageError, match="stands in calibration text 1"):
+        check_leakage([f"<|user|>{question}<|end|><|assistant|>五个。<|end|>"], [question])
+    check_leakage(["<|user|>小明有三个苹果,又买了四个,一共有几个?<|end|>"], [question])
+
+
+def test_a_short_answer_without_spaces_stands_everywhere() -> None:
+    check_leakage([CHINESE], [CHINESE[40 : 40 + SHORTEST_PIECES - 1]])
+
+
+@given(words=LATIN, at=st.integers(0, 300))
+def test_a_block_is_found_among_other_words(words: list[str], at: int) -> None:
+    within = f"{' '.join(words)} {CHINESE[at : at + SHARED_PIECES]} {' '.join(words)}"
+    with pytest.raises(errors.LeakageError):
+        check_leakage([within], [CHINESE])
+
+
+def test_the_calibration_file_under_another_name_is_found(tmp_path: Path) -> None:
+    own, other, fine = tmp_path / "calibration.jsonl", tmp_path / "held_out.jsonl", tmp_path / "fine.jsonl"
+    own.write_bytes(b"the same bytes, no JSON at all")
+    other.write_bytes(own.read_bytes())
+    fine.write_bytes(b"the same bytes, no JSON at all.")
+    check_files(own, [fine])
+    with pytest.raises(errors.LeakageError) as caught:
+        check_files(own, [fine, other])
+    assert str(own) in caught.value.what
+    assert str(other) in caught.value.what
+    assert "SHA-256" in caught.value.what
+
+
 def test_another_sum_is_another_question() -> None:
     check_leakage(["<|user|>What is 75 - 38?<|end|>", "What is 75 + 381?"], ["What is 75 + 38?"])
 
@@ -150,7 +209,7 @@ def test_system_messages_may_be_the_same(tmp_path: Path) -> None:
     asked = {"role": "user", "content": "How long is the river?"}
     question = {"id": "q", "messages": [told, asked], "answer": "12 km"}
     (tmp_path / "rivers.jsonl").write_text(json.dumps(question), encoding="utf-8")
-    evaluation = evaluation_texts((), load_tasks(tmp_path))
+    evaluation = evaluation_texts((), load_tasks(declare(tmp_path)))
 
     assert [text.text for text in evaluation] == ["How long is the river?", "12 km"]
     check_leakage([f"<|system|>{told['content']}<|end|><|user|>How wide is it?<|end|>"], evaluation)

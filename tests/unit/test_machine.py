@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_this_machine_is_described() -> None:
     assert 1 <= machine.physical_cores <= machine.logical_cores
     assert machine.memory_bytes > 2**28
     assert machine.power_source in {None, "mains", "battery"}
+
+
+def test_the_time_is_in_utc_and_in_whole_seconds() -> None:
+    before = datetime.now(UTC)
+    found = machine.now()
+    assert (found.utcoffset(), found.microsecond) == (timedelta(0), 0)
+    assert before - timedelta(seconds=1) <= found <= datetime.now(UTC)
 
 
 def test_versions_of_what_is_installed() -> None:

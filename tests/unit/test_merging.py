@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from phiforge import errors
 from phiforge.evidence import Drift, Kind, Latency, dump_evidence
 from phiforge.evidence_file import EvidenceFile
 from phiforge.gate import Outcome
+from phiforge.machine import now
 from phiforge.reporting import load_report, report_html, report_markdown
 from phiforge.reporting.names import labels
 from phiforge.reporting.schema import Report
@@ -28,7 +30,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _report(package: Path, output: Path, *files: Path, profile: str = PROFILE.stem) -> Report:
-    return report(package, output=output, evidence=files)[profile].report
+    return report([package], output=output, evidence=files).fleet.report_for(profile)
 
 
 def _speeds(made: Report) -> list[float]:
@@ -41,7 +43,7 @@ def _slower(load_ms: float) -> Latency:
 
 def _refused(package: Path, tmp_path: Path, path: Path) -> errors.EvidenceInvalidError:
     with pytest.raises(errors.EvidenceInvalidError) as caught:
-        report(package, output=tmp_path / "out", evidence=[path])
+        report([package], output=tmp_path / "out", evidence=[path])
     assert not (tmp_path / "out").exists()
     return caught.value
 
@@ -55,7 +57,7 @@ def test_what_a_device_measured_is_judged(package: Path, tmp_path: Path) -> None
     assert made.notices == ()
     judged = {finding.budget: finding for finding in made.verdict.findings}
     assert judged["decode_tokens_per_s_min"].kind is Kind.MEASURED
-    assert load_report(tmp_path / "after" / PROFILE.stem / "report.json") == made
+    assert load_report(tmp_path / "after" / "report.json").report_for(PROFILE.stem) == made
 
 
 def test_measured_stands_beside_surrogate_and_emulated(package: Path, tmp_path: Path) -> None:
@@ -89,14 +91,15 @@ def test_two_devices_both_count_and_the_worst_decides(package: Path, tmp_path: P
     (finding,) = [item for item in made.verdict.findings if item.budget == "decode_tokens_per_s_min"]
     assert (finding.outcome, finding.value) == (Outcome.FAIL, 0.5)
     assert labels(made.evidence)[-2:] == ("latency (measured)", "latency (measured, 2)")
-    for text in (report_markdown(made), report_html(made)):
+    for text in (report_markdown(samples.fleet(made)), report_html(samples.fleet(made))):
         assert "Time, as measured, 2" in text
         assert DEVICE.processor in text and "another" in text
 
 
 def _with_speed(speed: float) -> Latency:
     latency = samples.latency()
-    rows = tuple(row.model_copy(update={"decode_tokens_per_s_p50": speed}) for row in latency.rows)
+    update = {"decode_tokens_per_s_p50": speed, "decode_tokens_per_s": (speed,) * 5}
+    rows = tuple(row.model_copy(update=update) for row in latency.rows)
     return latency.model_copy(update={"rows": rows})
 
 
@@ -112,13 +115,48 @@ def test_what_the_package_s_own_machine_measured_gives_way(package: Path, tmp_pa
 
 
 def test_a_process_of_another_architecture_takes_no_place(package: Path, tmp_path: Path) -> None:
+    """A PC with an x86-64 processor says nothing of an Arm device's speed."""
     (subject,) = find_subjects(package)
     own = on_device(_slower(1.0).model_copy(update={"variant_sha256": subject.sha256}))
     path = tmp_path / "latency-qnn-x-elite.json"
     path.write_text(dump_evidence(own), encoding="utf-8")
-    emulated = DEVICE.model_copy(update={"process_architecture": "x86_64"})
-    device = write_file(tmp_path, device_file(package, records=(_slower(2.0),), machine=emulated))
+    other = DEVICE.model_copy(update={"architecture": "x86_64", "process_architecture": "x86_64"})
+    device = write_file(tmp_path, device_file(package, records=(_slower(2.0),), machine=other))
     assert sorted(_speeds(_report(package, tmp_path / "out", path, device))) == [1.0, 2.0]
+
+
+def test_time_by_an_emulated_process_is_refused(package: Path, tmp_path: Path) -> None:
+    emulated = DEVICE.model_copy(update={"process_architecture": "x86_64"})
+    path = write_file(tmp_path, device_file(package, records=(_slower(2.0),), machine=emulated))
+    assert "emulated process: x86_64 on arm64" in _refused(package, tmp_path, path).why
+
+
+def test_evidence_from_the_future_is_refused(package: Path, tmp_path: Path) -> None:
+    record = samples.drift(Kind.MEASURED)
+    conditions = record.conditions.model_copy(update={"taken_at": now() + timedelta(days=2)})
+    late = record.model_copy(update={"conditions": conditions})
+    path = write_file(tmp_path, device_file(package, records=(late,)))
+    assert "from the future" in _refused(package, tmp_path, path).why
+
+
+def test_files_of_one_machine_that_contradict_each_other_are_refused(package: Path, tmp_path: Path) -> None:
+    first = write_file(tmp_path, device_file(package), "monday.json")
+    other = device_file(package).model_copy(update={"placement": {"CPUExecutionProvider": 8}})
+    second = write_file(tmp_path, other, "tuesday.json")
+    with pytest.raises(errors.EvidenceInvalidError) as caught:
+        report([package], output=tmp_path / "out", evidence=[first, second])
+    assert str(first) in caught.value.what
+    assert str(second) in caught.value.what
+    assert "contradict each other" in caught.value.what
+    assert "QNNExecutionProvider (8)" in caught.value.why
+
+
+def test_equal_machines_that_agree_both_count(package: Path, tmp_path: Path) -> None:
+    files = [
+        write_file(tmp_path, device_file(package, records=(samples.drift(Kind.MEASURED), _slower(load_ms))), name)
+        for name, load_ms in (("a.json", 5.0), ("b.json", 6.0))
+    ]
+    assert sorted(_speeds(_report(package, tmp_path / "out", *files))) == [5.0, 6.0]
 
 
 def test_single_records_of_one_name_are_not_lost(package: Path, tmp_path: Path) -> None:
@@ -183,7 +221,7 @@ def test_the_package_of_another_build_is_another_package(package: Path, tmp_path
     """The same variant packaged for one profile less: what it is has changed, though the variant has not."""
     other = npu_package(tmp_path / "other")
     file = write_file(tmp_path, device_file(other))
-    assert report(other, output=tmp_path / "own", evidence=[file])
+    assert report([other], output=tmp_path / "own", evidence=[file])
     assert "of another package" in _refused(package, tmp_path, file).what
 
 
@@ -191,7 +229,7 @@ def test_a_folder_that_cannot_be_written_is_told(package: Path, tmp_path: Path) 
     (tmp_path / "file").write_text("", encoding="utf-8")
     for output in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/phiforge")):
         with pytest.raises(errors.OutputUnwritableError) as caught:
-            report(package, output=output)
+            report([package], output=output)
         assert caught.value.exit_code == 52
 
 

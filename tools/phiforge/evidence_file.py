@@ -8,17 +8,16 @@ means to deceive can compute it again. Whom to trust is a matter of how the file
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from phiforge import errors
-from phiforge.evidence import Agreement, AnyEvidence, Breakdown, Drift, Latency, Machine, Record, Tasks
+from phiforge.evidence import AnyEvidence, Machine, Record
+from phiforge.evidence_checks import check_record, invalid
 from phiforge.hashing import content_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 SCHEMA_VERSION = "1.0"
@@ -119,7 +118,7 @@ def load_evidence_file(path: Path) -> EvidenceFile:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise _invalid(str(path), f"It cannot be read: {error}.") from error
+        raise invalid(str(path), f"It cannot be read: {error}.") from error
     return parse_evidence_file(text, str(path))
 
 
@@ -128,20 +127,20 @@ def parse_evidence_file(text: str, name: str) -> EvidenceFile:
 
     Raises:
         EvidenceInvalidError: It is no JSON, of a newer phiforge, was changed after it was written, breaks the schema,
-            contradicts itself, or holds numbers that cannot be: a time that is negative, infinite or no number.
+            contradicts itself, or holds what evidence may not say (`evidence_checks`).
     """
     content = _object(text, name)
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise _invalid(name, f"Its schema version is {version!r}, this phiforge reads {SCHEMA_VERSION!r}.", newer=True)
+        raise invalid(name, f"Its schema version is {version!r}, this phiforge reads {SCHEMA_VERSION!r}.", newer=True)
     digest = content.pop("digest", None)
     if digest != _digest(content, name):
-        raise _invalid(name, "It was changed after it was written: its digest is that of other content.")
+        raise invalid(name, "It was changed after it was written: its digest is that of other content.")
     try:
         file = EvidenceFile.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
-        raise _invalid(name, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        raise invalid(name, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
     _check(file, name)
     return file
 
@@ -150,9 +149,9 @@ def _object(text: str, name: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _invalid(name, f"It is no JSON: {error}.") from error
+        raise invalid(name, f"It is no JSON: {error}.") from error
     if not isinstance(content, dict):
-        raise _invalid(name, "It is no JSON object.")
+        raise invalid(name, "It is no JSON object.")
     return content
 
 
@@ -160,90 +159,21 @@ def _digest(content: Mapping[str, Any], name: str) -> str:
     try:
         return content_key(content)
     except (ValueError, RecursionError) as error:  # half a surrogate pair, or nested without end
-        raise _invalid(name, f"It holds what no evidence holds: {error}.") from error
+        raise invalid(name, f"It holds what no evidence holds: {error}.") from error
 
 
 def _check(file: EvidenceFile, name: str) -> None:
     """Check what a digest made anew would hide."""
     own = machine_id(file.machine.facts, file.machine.adapter)
     if file.machine.id != own:
-        raise _invalid(name, f"The machine it describes is {own}, not {file.machine.id}.")
+        raise invalid(name, f"The machine it describes is {own}, not {file.machine.id}.")
     for record in file.records:
         if record.variant_sha256 != file.variant.sha256:
-            raise _invalid(name, f"Its {record.evidence} evidence is of another variant than the file.")
+            raise invalid(name, f"Its {record.evidence} evidence is of another variant than the file.")
         if lasting(record.conditions.machine) != lasting(file.machine.facts):
-            raise _invalid(name, f"Its {record.evidence} evidence is of another machine than the file.")
-        for what, value, most in _numbers(record):
-            if not _possible(value, most):
-                raise _invalid(name, f"Its {record.evidence} evidence has {value} for {what}.")
-
-
-def _possible(value: float, most: float) -> bool:
-    # `math.isfinite` fails on an int beyond the floats; no comparison with NaN holds.
-    return 0 <= value <= most and value != math.inf
-
-
-def _numbers(record: AnyEvidence) -> Iterator[tuple[str, float, float]]:
-    """Numbers that cannot be negative or infinite, each with its name and the most it can be."""
-    if isinstance(record, Latency):
-        yield from _timed(record)
-    elif isinstance(record, Drift):
-        yield "positions", record.positions, math.inf
-        yield "kl_nats", record.kl_nats.mean, math.inf
-        for what, value in record.kl_percentiles_nats.model_dump().items():
-            yield f"kl_percentiles_nats.{what}", value, math.inf
-        yield "top1_agreement_fraction", record.top1_agreement_fraction.mean, 1.0
-        yield "perplexity_ratio", record.perplexity_ratio, math.inf
-    elif isinstance(record, Tasks):
-        for score in (*record.scores, record.overall):
-            for what in ("reference_correct", "variant_correct", "flips_to_wrong", "flips_to_right"):
-                yield f"{score.task}.{what}", getattr(score, what), score.questions
-    elif isinstance(record, Agreement | Breakdown):
-        yield from _compared(record)
-
-
-def _timed(record: Latency) -> Iterator[tuple[str, float, float]]:
-    for what in ("load_ms", "peak_anon_bytes", "peak_rss_bytes"):
-        yield what, getattr(record, what), math.inf
-    for row in record.rows:
-        yield from _all_numbers(row.model_dump())
-
-
-def _all_numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float, float]]:
-    """Every number in some values, however deep."""
-    for what, value in values.items():
-        if isinstance(value, dict):
-            yield from _all_numbers(value)
-        elif isinstance(value, tuple):
-            yield from _all_numbers({f"{what}.{index}": item for index, item in enumerate(value)})
-        elif isinstance(value, int | float):
-            yield what, value, math.inf
-
-
-def _compared(record: Agreement | Breakdown) -> Iterator[tuple[str, float, float]]:
-    """So for evidence that holds one way of running against another."""
-    if isinstance(record, Agreement):
-        yield "positions", record.positions, math.inf
-        yield "kl_mean_nats", record.kl_mean_nats, math.inf
-        yield "top1_agreement_fraction", record.top1_agreement_fraction, 1.0
-        yield "relative_logit_error", record.relative_logit_error or 0.0, math.inf
-        yield "relative_spread_error", record.relative_spread_error or 0.0, math.inf
-        return
-    for step in record.steps:
-        yield f"{step.name}.positions", step.positions, math.inf
-        yield f"{step.name}.kl_nats", step.kl_nats.mean, math.inf
-        yield f"{step.name}.top1_agreement_fraction", step.top1_agreement_fraction, 1.0
+            raise invalid(name, f"Its {record.evidence} evidence is of another machine than the file.")
+        check_record(record, name)
 
 
 def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)[:80].strip(".")
-
-
-def _invalid(name: str, why: str, *, newer: bool = False) -> errors.EvidenceInvalidError:
-    return errors.EvidenceInvalidError(
-        f"The evidence file {name} cannot be used.",
-        why=why,
-        fix="Read it with the phiforge that wrote it, or a newer one."
-        if newer
-        else "Measure again with `phiforge measure`; evidence is never edited by hand.",
-    )

@@ -6,20 +6,37 @@ Pure: it reads no file and measures nothing. What is not shown by accepted evide
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from phiforge import errors
-from phiforge.evidence import Agreement, AnyEvidence, Drift, Kind, Latency, LatencyRow, Probe, Probes, Tasks
+from phiforge.budget_rules import RULES, Reading, Rule
+from phiforge.evidence import AnyEvidence, Kind, Probe, Probes
+from phiforge.intervals import CONFIDENCE, samples_needed
+from phiforge.quantities import Unit, apart, number, quantity
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from phiforge.budget_rules import Sampling
     from phiforge.target import Budgets
 
-Unit: TypeAlias = Literal["nats", "fraction", "ratio", "bytes", "ms", "tokens/s"]
+__all__ = [
+    "RULES",
+    "Finding",
+    "Outcome",
+    "Unit",
+    "Verdict",
+    "exit_code",
+    "judge",
+    "number",
+    "quantity",
+]
+
+
+_CONFIDENCE = f"{CONFIDENCE * 100:.0f} %"
 
 
 class Outcome(StrEnum):
@@ -34,7 +51,8 @@ class Finding(BaseModel):
     """One check: a budget by its name in `Budgets`, or a blocking probe as `probe:<name>`.
 
     A budget has one finding for each kind of evidence it is judged on, so that none mixes kinds. A probe's limit is 1
-    and its value 1 if it passed, 0 if not. The value is None where there is no finite number.
+    and its value 1 if it passed, 0 if not. The value is None where there is no finite number. The bound is the end of
+    the confidence interval that the limit was held against; None where the number is no estimate or has no such end.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +60,7 @@ class Finding(BaseModel):
     budget: str
     limit: float
     value: float | None
+    bound: float | None = None
     kind: Kind | None
     outcome: Outcome
     reason: str
@@ -56,145 +75,6 @@ class Verdict(BaseModel):
     findings: tuple[Finding, ...]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One number that a budget can be judged on.
-
-    Attributes:
-        value: The number, or None where the evidence cannot show one; `absent` then says why.
-        kind: How it was come by; None for a fact of the files themselves.
-        where: What tells it from other readings of the same budget, as " at a prompt of 512 tokens".
-    """
-
-    value: float | None
-    kind: Kind | None
-    where: str = ""
-    absent: str = ""
-
-
-Reader: TypeAlias = Callable[[AnyEvidence], tuple[Reading, ...]]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one budget is judged.
-
-    Attributes:
-        title: What is limited, in words; begins a sentence.
-        unit: The unit of limit and value.
-        needs: The sort of evidence it is read from; None for a fact of the files.
-        read: Returns the readings one piece of evidence holds, none if it is of another sort.
-    """
-
-    title: str
-    unit: Unit
-    needs: str | None
-    read: Reader
-
-    @property
-    def measured_only(self) -> bool:
-        """Whether only `measured` evidence counts, as for all time and memory."""
-        return self.needs == "latency"
-
-
-def _drift(read: Callable[[Drift], float]) -> Reader:
-    def reader(evidence: AnyEvidence) -> tuple[Reading, ...]:
-        if not isinstance(evidence, Drift):
-            return ()
-        if evidence.positions < 1:
-            return (Reading(None, evidence.kind, absent="the drift evidence covers no position"),)
-        return (Reading(read(evidence), evidence.kind),)
-
-    return reader
-
-
-def _recovery(evidence: AnyEvidence) -> tuple[Reading, ...]:
-    if not isinstance(evidence, Tasks):
-        return ()
-    overall = evidence.overall
-    if overall.reference_correct < 1:
-        absent = f"the reference answers none of {overall.questions:,} questions correctly, so there is nothing to keep"
-        return (Reading(None, evidence.kind, absent=absent),)
-    return (Reading(overall.recovery_fraction, evidence.kind),)
-
-
-def _against_cpu(what: str) -> Reader:
-    """Readings of a comparison of `what` with the CPU, in prefill and in decode."""
-
-    def reader(evidence: AnyEvidence) -> tuple[Reading, ...]:
-        if not isinstance(evidence, Agreement) or not evidence.comparison.startswith(f"{what}-"):
-            return ()
-        where = f" in {evidence.comparison.removeprefix(f'{what}-')}"
-        if evidence.positions < 1 or evidence.relative_logit_error is None:
-            lacks = "covers no position" if evidence.positions < 1 else "holds no error of the logits"
-            return (Reading(None, evidence.kind, where, absent=f"the agreement evidence{where} {lacks}"),)
-        return (Reading(evidence.relative_logit_error, evidence.kind, where),)
-
-    return reader
-
-
-def _float16(evidence: AnyEvidence) -> tuple[Reading, ...]:
-    if not isinstance(evidence, Agreement) or evidence.comparison != "float32":
-        return ()
-    if evidence.positions < 1 or evidence.relative_spread_error is None:
-        return (Reading(None, evidence.kind, absent="the agreement evidence against float32 holds no error"),)
-    return (Reading(evidence.relative_spread_error, evidence.kind),)
-
-
-def _latency(read: Callable[[Latency], float]) -> Reader:
-    def reader(evidence: AnyEvidence) -> tuple[Reading, ...]:
-        return (Reading(read(evidence), evidence.kind),) if isinstance(evidence, Latency) else ()
-
-    return reader
-
-
-def _rows(read: Callable[[LatencyRow], float]) -> Reader:
-    def reader(evidence: AnyEvidence) -> tuple[Reading, ...]:
-        if not isinstance(evidence, Latency):
-            return ()
-        if not evidence.rows:
-            return (Reading(None, evidence.kind, absent="the latency evidence has no rows"),)
-        return tuple(
-            Reading(read(row), evidence.kind, where=f" at a prompt of {row.prompt_tokens:,} tokens")
-            for row in evidence.rows
-        )
-
-    return reader
-
-
-def _nothing(_: AnyEvidence) -> tuple[Reading, ...]:
-    return ()
-
-
-RULES: dict[str, Rule] = {
-    "kl_mean_nats_max": Rule("Mean KL divergence", "nats", "drift", _drift(lambda d: d.kl_nats.mean)),
-    "kl_p99_nats_max": Rule("KL divergence at p99", "nats", "drift", _drift(lambda d: d.kl_percentiles_nats.p99)),
-    "top1_agreement_fraction_min": Rule(
-        "Top-1 agreement", "fraction", "drift", _drift(lambda d: d.top1_agreement_fraction.mean)
-    ),
-    "perplexity_ratio_max": Rule("Perplexity ratio", "ratio", "drift", _drift(lambda d: d.perplexity_ratio)),
-    "answer_recovery_fraction_min": Rule("Answer recovery", "fraction", "tasks", _recovery),
-    "emulator_relative_error_max": Rule(
-        "Relative logit error of the emulator", "fraction", "agreement", _against_cpu("emulator")
-    ),
-    "provider_relative_error_max": Rule(
-        "Relative logit error of the provider", "fraction", "agreement", _against_cpu("provider")
-    ),
-    "float16_relative_error_max": Rule("Relative logit error of float16", "fraction", "agreement", _float16),
-    "variant_bytes_max": Rule("Variant size", "bytes", None, _nothing),
-    "load_ms_max": Rule("Load time", "ms", "latency", _latency(lambda e: e.load_ms)),
-    "ttft_p50_ms_max": Rule("Time to first token (p50)", "ms", "latency", _rows(lambda r: r.ttft_p50_ms)),
-    "prefill_tokens_per_s_min": Rule(
-        "Prefill speed (p50)", "tokens/s", "latency", _rows(lambda r: r.prefill_tokens_per_s_p50)
-    ),
-    "decode_tokens_per_s_min": Rule(
-        "Decode speed (p50)", "tokens/s", "latency", _rows(lambda r: r.decode_tokens_per_s_p50)
-    ),
-    "inter_token_p99_ms_max": Rule("Time between tokens (p99)", "ms", "latency", _rows(lambda r: r.inter_token_p99_ms)),
-    "peak_anon_bytes_max": Rule("Peak anonymous memory", "bytes", "latency", _latency(lambda e: e.peak_anon_bytes)),
-}
-
-
 def judge(
     budgets: Budgets,
     accepts: Sequence[Kind],
@@ -204,6 +84,11 @@ def judge(
     variant_bytes: int,
 ) -> Verdict:
     """Judge one variant against the budgets of one profile.
+
+    A number that is estimated from samples passes only if its confidence bound keeps the limit too. Where the value
+    keeps it and the bound does not, or the evidence does not say how sure it is, the budget is unverified, and the
+    reason says how many samples are needed. All checks must pass, so none needs a correction for their number: the
+    verdict's error is at most that of one check (Berger, Technometrics 24:295, 1982).
 
     Each accepted kind of evidence must keep the budget; of several readings of one kind the worst counts. Readings of a
     kind that is not accepted count only where there is no accepted one, and then leave the budget unverified. A failed
@@ -237,40 +122,6 @@ def judge(
 def exit_code(verdict: Verdict) -> int:
     """The process exit code of a verdict: 0 pass, 3 fail, 4 unverified."""
     return {Outcome.PASS: 0, Outcome.FAIL: 3, Outcome.UNVERIFIED: 4}[verdict.outcome]
-
-
-def quantity(value: float, unit: Unit, digits: int = 4) -> str:
-    """A number with its unit, to so many significant digits, as "0.0213 nats", "93.4 %" or "2.94 GB"."""
-    match unit:
-        case "fraction":
-            return f"{number(value * 100, digits)} %"
-        case "ratio":
-            return number(value, digits)
-        case "bytes":
-            # Rounding may lift a value to the next power of ten, so the prefix is chosen a hair early.
-            for size, prefix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-                if abs(value) >= size * 0.99995:
-                    return f"{number(value / size, digits)} {prefix}"
-            return f"{number(value, digits)} bytes"
-        case _:
-            return f"{number(value, digits)} {unit}"
-
-
-def number(value: float, digits: int = 4) -> str:
-    """A number to so many significant digits: thousands separated, integers whole, tiny ones in powers of ten."""
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0:
-        return "0"
-    if abs(value) < 1e-4:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{_trim(mantissa)}e{int(exponent)}"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return _trim(f"{value:,.{decimals}f}")
-
-
-def _trim(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _check_variant(record: AnyEvidence, variant_sha256: str) -> None:
@@ -308,7 +159,7 @@ def _judge_budget(
 
 
 def _judge_reading(name: str, rule: Rule, limit: float, kinds: tuple[Kind, ...], reading: Reading) -> Finding:
-    value = reading.value
+    value, bound = reading.value, None
     finite = value if value is not None and math.isfinite(value) else None
     # A number that was not measured says so wherever it is told.
     where = reading.where if reading.kind in (None, Kind.MEASURED) else f"{reading.where} ({reading.kind})"
@@ -321,29 +172,77 @@ def _judge_reading(name: str, rule: Rule, limit: float, kinds: tuple[Kind, ...],
     elif finite is None:
         outcome, reason = Outcome.FAIL, f"{rule.title}{where} came out as {value}, which is no finite number."
     else:
-        outcome, reason = _compare(name, rule, limit, finite, where)
-    return Finding(budget=name, limit=limit, value=finite, kind=reading.kind, outcome=outcome, reason=reason)
+        outcome, bound, reason = _compare(name, rule, limit, finite, where, reading.sampling)
+    return Finding(
+        budget=name, limit=limit, value=finite, bound=bound, kind=reading.kind, outcome=outcome, reason=reason
+    )
 
 
-def _compare(name: str, rule: Rule, limit: float, value: float, where: str) -> tuple[Outcome, str]:
+def _compare(
+    name: str, rule: Rule, limit: float, value: float, where: str, sampling: Sampling | None
+) -> tuple[Outcome, float | None, str]:
+    """Return the outcome for a finite value, the bound it was judged on, and the reason."""
     is_minimum = name.endswith("_min")
-    kept = value >= limit if is_minimum else value <= limit
     if is_minimum:
-        relation = "at least the minimum of" if kept else "under the minimum of"
+        kept, relations, side = value >= limit, ("at least the minimum of", "under the minimum of"), "at least"
     else:
-        relation = "within the maximum of" if kept else "over the maximum of"
-    value_text, limit_text = _apart(value, limit, rule.unit)
-    reason = f"{rule.title} is {value_text}{where}, {relation} {limit_text}."
-    return (Outcome.PASS if kept else Outcome.FAIL), reason
+        kept, relations, side = value <= limit, ("within the maximum of", "over the maximum of"), "at most"
+    value_text, limit_text = apart(value, limit, rule.unit)
+    told = f"{rule.title} is {value_text}{where}, {relations[0 if kept else 1]} {limit_text}"
+    if not kept or not rule.samples:
+        return (Outcome.PASS if kept else Outcome.FAIL), None, f"{told}."
+    bound = None if sampling is None else _bound(value, sampling, is_minimum=is_minimum)
+    if sampling is None or bound is None or not _keeps(bound, limit, is_minimum=is_minimum):
+        doubt = _doubt(rule, limit, value, sampling, bound, is_minimum=is_minimum)
+        return Outcome.UNVERIFIED, bound, f"{told}, but {doubt}."
+    sure = f"with {_CONFIDENCE} confidence it is {side} {apart(bound, limit, rule.unit)[0]}"
+    return Outcome.PASS, bound, f"{told}; {sure} ({sampling.count:,} {rule.samples})."
 
 
-def _apart(value: float, limit: float, unit: Unit) -> tuple[str, str]:
-    """Both numbers as text, with enough digits that different numbers look different."""
-    for digits in range(4, 17):
-        texts = quantity(value, unit, digits), quantity(limit, unit, digits)
-        if value == limit or texts[0] != texts[1]:
-            return texts
-    return repr(value), repr(limit)
+def _bound(value: float, sampling: Sampling, *, is_minimum: bool, count: int | None = None) -> float | None:
+    """The end of the interval that a limit is held against, never better than the value itself."""
+    interval = sampling.interval if count is None else sampling.at(count)
+    end = interval.low if is_minimum else interval.high
+    if end is None or not math.isfinite(end):
+        return None
+    return min(value, end) if is_minimum else max(value, end)
+
+
+def _keeps(value: float, limit: float, *, is_minimum: bool) -> bool:
+    return value >= limit if is_minimum else value <= limit
+
+
+def _doubt(
+    rule: Rule, limit: float, value: float, sampling: Sampling | None, bound: float | None, *, is_minimum: bool
+) -> str:
+    """Why a value that keeps its limit is not enough, and how many samples would be."""
+    if sampling is None:
+        return "the evidence does not say how sure that is; measure again"
+    if bound is None:
+        needed = f": {sampling.fewest:,} are needed" if sampling.fewest > sampling.count else ""
+        return f"{sampling.count:,} {rule.samples} give no bound at {_CONFIDENCE} confidence{needed}"
+
+    def enough(count: int) -> bool:
+        end = _bound(value, sampling, is_minimum=is_minimum, count=count)
+        return end is not None and _keeps(end, limit, is_minimum=is_minimum)
+
+    needed_count = samples_needed(sampling.count, enough)
+    remedy = (
+        "no number of them would do, so near the limit it is"
+        if needed_count is None
+        else f"about {_rounded_up(needed_count):,} would do if they are like these"
+    )
+    side = "at least" if is_minimum else "at most"
+    return (
+        f"with {_CONFIDENCE} confidence only {side} {apart(bound, limit, rule.unit)[0]} "
+        f"({sampling.count:,} {rule.samples}; {remedy})"
+    )
+
+
+def _rounded_up(count: int) -> int:
+    """A count to two digits, upwards: more would claim to know the samples that are still to come."""
+    step = int(10 ** max(0, len(str(count)) - 2))
+    return -(-count // step) * step
 
 
 def _judge_probes(accepts: Sequence[Kind], evidence: Sequence[AnyEvidence]) -> list[Finding]:

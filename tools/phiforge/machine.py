@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import sysconfig
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,11 @@ def describe_machine() -> Machine:
         system=f"{platform.system()} {platform.release()}",
         power_source=_power_source(),
     )
+
+
+def now() -> datetime:
+    """Return the time in UTC, to the second: when a measurement was taken."""
+    return datetime.now(UTC).replace(microsecond=0)
 
 
 def default_threads() -> int:

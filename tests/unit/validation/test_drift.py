@@ -18,6 +18,7 @@ from phiforge.validation.drift import (
     score,
     score_text,
 )
+from phiforge.validation.statistics import interval_of_blocked_percentile
 
 VOCAB = 40
 
@@ -126,6 +127,22 @@ def test_score_of_several_texts_is_the_mean_over_all_positions() -> None:
     ])  # fmt: skip
     assert numbers.true_token_change_fraction.mean == pytest.approx(following.mean(), rel=1e-4)
     assert numbers.true_token_change_rms_fraction == pytest.approx(np.sqrt((following**2).mean()), rel=1e-4)
+
+
+def test_the_p99_has_the_interval_of_its_blocks() -> None:
+    """Sixty texts of 64 positions, of blocks of 64: each text is a block."""
+    texts, logits = [], {}
+    for seed in range(60):
+        tokens, own = tokens_of(seed, 65), make_logits(seed, 65)
+        texts.append(reference_of(own, tokens, 8))
+        logits[tuple(tokens.tolist())] = own + make_logits(1000 + seed, 65, 0.3)
+    found = score(Reference(8, tuple(texts)), lambda ids: logits[tuple(ids)])
+    kl = np.concatenate([score_text(text, logits[tuple(text.tokens.tolist())]).kl_nats[:-1] for text in texts])
+    expected = interval_of_blocked_percentile(kl, np.repeat(np.arange(60), 64), 0.99)
+    assert found.kl_p99_interval_nats == expected
+    assert expected.low is not None
+    assert expected.high is not None
+    assert expected.low < found.kl_percentiles_nats.p99 < expected.high
 
 
 def test_equal_models_agree_everywhere() -> None:

@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phiforge import errors
-from phiforge.evidence import Estimate, Percentiles, PositionBin
-from phiforge.validation.statistics import BLOCK_TOKENS, block_ids, clustered_mean, percentiles
+from phiforge.evidence import Estimate, Interval, Percentiles, PositionBin
+from phiforge.validation.statistics import (
+    BLOCK_TOKENS,
+    block_ids,
+    clustered_mean,
+    interval_of_blocked_percentile,
+    percentiles,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,6 +76,7 @@ class DriftNumbers:
     blocks: int
     kl_nats: Estimate
     kl_percentiles_nats: Percentiles
+    kl_p99_interval_nats: Interval
     top1_agreement_fraction: Estimate
     true_token_change_fraction: Estimate
     true_token_change_rms_fraction: float
@@ -210,6 +217,7 @@ def _summary(scored: Sequence[Positions], block_tokens: int, switch: int | None)
         blocks=int(blocks[-1]) + 1,
         kl_nats=clustered_mean(kl, blocks),
         kl_percentiles_nats=percentiles(kl),
+        kl_p99_interval_nats=interval_of_blocked_percentile(kl, blocks, 0.99),
         top1_agreement_fraction=clustered_mean(agrees, blocks),
         true_token_change_fraction=clustered_mean(change, blocks),
         true_token_change_rms_fraction=math.sqrt(float(np.mean(change**2))),

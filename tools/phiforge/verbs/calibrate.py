@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
-from phiforge.calibration import check_leakage, evaluation_texts, load_calibration
+from phiforge.calibration import check_files, check_leakage, evaluation_texts, load_calibration
 from phiforge.hashing import content_key, hash_file
 from phiforge.pipeline import MEASURED, CalibrateOptions
 from phiforge.plan import exported_config, norm_weights, plan_weights
@@ -63,6 +63,7 @@ def check_calibration(calibration: Path, texts: Path, tasks: Path | None) -> Non
         CalibrationInvalidError: The texts cannot be used.
         LeakageError: They hold evaluation data.
     """
+    check_files(calibration, [texts, *(sorted(tasks.glob("*.jsonl")) if tasks else ())])
     held_out = evaluation_texts(load_texts(texts), load_tasks(tasks) if tasks else ())
     check_leakage(load_calibration(calibration), held_out)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
+from phiforge.contradictions import contradiction
 from phiforge.evidence import Agreement, Kind, parse_evidence
 from phiforge.evidence_file import is_evidence_file, parse_evidence_file
 from phiforge.hashing import hash_file
@@ -45,18 +46,20 @@ def read_brought(package: Path, variants: Mapping[str, str], paths: Sequence[Pat
         paths: Evidence files and single records. One that is given twice counts once.
 
     Raises:
-        EvidenceInvalidError: A file cannot be read or was changed, or is of another package, variant or profile, or two
-            single records of one variant have one name.
+        EvidenceInvalidError: A file cannot be read or was changed, or is of another package, variant or profile, two
+            files of one machine contradict each other, or two single records of one variant have one name.
     """
     content = content_hash(read_sums(package)) if paths else ""
-    files: dict[str, EvidenceFile] = {}
+    files: dict[str, tuple[Path, EvidenceFile]] = {}
     records: dict[str, dict[str, str]] = {}
     for path in paths:
         text = _text(path)
         if is_evidence_file(text):
             file = parse_evidence_file(text, str(path))
             _check(file, path, package, content, variants)
-            files[file.model_dump_json()] = file
+            for earlier, other in files.values():
+                _check_agree(path, file, earlier, other)
+            files.setdefault(file.model_dump_json(), (path, file))
         else:
             record = parse_evidence(text, str(path))
             if record.variant_sha256 not in variants.values():
@@ -64,7 +67,7 @@ def read_brought(package: Path, variants: Mapping[str, str], paths: Sequence[Pat
             known = records.setdefault(record.variant_sha256, {})
             if known.setdefault(path.name, text) != text:
                 raise _same_name(path)
-    return Brought(files=tuple(files.values()), records=records)
+    return Brought(files=tuple(file for _, file in files.values()), records=records)
 
 
 def merge(own: Sequence[AnyEvidence], brought: Sequence[AnyEvidence], profile: Profile) -> list[AnyEvidence]:
@@ -105,6 +108,17 @@ def _check(file: EvidenceFile, path: Path, package: Path, content: str, variants
     own = hash_file(profiles[file.profile.name]) if file.profile.name in profiles else "not in the package"
     if file.profile.sha256 != own:
         raise _foreign(path, f"profile than {file.profile.name}", file.profile.sha256, own)
+
+
+def _check_agree(path: Path, file: EvidenceFile, earlier: Path, other: EvidenceFile) -> None:
+    why = contradiction(file, other)
+    if why is None:
+        return
+    raise errors.EvidenceInvalidError(
+        f"The evidence files {earlier} and {path} contradict each other.",
+        why=f"They are of one package on one machine with the same tools, but {why}.",
+        fix="Find out which is true and give that one alone, or measure once more.",
+    )
 
 
 def _same_name(path: Path) -> errors.EvidenceInvalidError:
