@@ -48,7 +48,7 @@ def test_stream_is_deterministic_and_seeded() -> None:
 def test_shipped_files_are_what_the_generator_makes(tmp_path: Path) -> None:
     files.write_eval(tmp_path)
     made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
-    assert len(made) == 5
+    assert len(made) == 7
     assert made == {name: (EVAL_DIR / name).read_bytes() for name in made}
 
 

@@ -6,13 +6,19 @@ import hashlib
 import json
 from pathlib import Path
 
-from phiforge.checkpoint.nano import corpus
+from phiforge.checkpoint.nano import corpus, suites
 
 CHECKSUMS = "CHECKSUMS.sha256"
 TASK_COUNTS = {"arithmetic": 250, "word_problems": 150, "facts": 200}
 HELD_OUT_TEXTS = (30, 24, 6)  # solved chats, prose documents, long prose documents
 CALIBRATION_TEXTS = (72, 20, 4)
 KEY_SEPARATOR = "&"
+DECLARATION = "tasks.toml"
+TASK_SOURCE = {"split": "held-out", "licence": "MIT"}
+SUITE_FORMATS = {
+    "choices": {"format": "mmlu", "choices": "texts", "answer_prefix": suites.ANSWER_PREFIX},
+    "rules": {"format": "ifeval"},
+}
 
 
 def write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
@@ -45,10 +51,23 @@ def text_rows(split: str, chats: int, short: int, long: int) -> list[dict[str, o
     return [{"id": f"{split}-{i:03d}-{document.kind}", "text": document.text} for i, document in enumerate(documents)]
 
 
+def write_declaration(folder: Path) -> None:
+    """Writes what the task files of a folder are, with their hashes."""
+    tables = []
+    for path in sorted(folder.glob("*.jsonl")):
+        said = {"file": path.name, "format": "exact-match", **TASK_SOURCE, **SUITE_FORMATS.get(path.stem, {})}
+        said["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        tables.append(f"[{path.stem}]\n" + "".join(f'{key} = "{value}"\n' for key, value in said.items()))
+    (folder / DECLARATION).write_text("\n".join(tables), encoding="utf-8", newline="\n")
+
+
 def write_eval(folder: Path) -> None:
     """Writes the held-out tasks and texts and the calibration texts."""
     for kind, count in TASK_COUNTS.items():
         write_jsonl(folder / "tasks" / f"{kind}.jsonl", task_rows(kind, count))
+    write_jsonl(folder / "tasks" / "choices.jsonl", suites.choice_rows())
+    write_jsonl(folder / "tasks" / "rules.jsonl", suites.rule_rows())
+    write_declaration(folder / "tasks")
     write_jsonl(folder / "text.jsonl", text_rows("held_out", *HELD_OUT_TEXTS))
     write_jsonl(folder / "calibration.jsonl", text_rows("calibration", *CALIBRATION_TEXTS))
 
