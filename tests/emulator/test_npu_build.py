@@ -137,7 +137,8 @@ def test_every_probe_passes_and_latency_is_unverified(built: BuildResult, packag
     verdict = built.verdicts["qnn-x-elite"]
     assert verdict.outcome is Outcome.UNVERIFIED
     open_budgets = {item.budget for item in verdict.findings if item.outcome is Outcome.UNVERIFIED}
-    assert open_budgets == {"decode_tokens_per_s_min", "ttft_p50_ms_max"}
+    # A part of the questions is too few for the bound of the recovery: docs/decisions/0016-what-passes-a-budget.md.
+    assert open_budgets == {"decode_tokens_per_s_min", "ttft_p50_ms_max", "answer_recovery_fraction_min"}
 
 
 def test_a_second_build_does_nothing(built: BuildResult, output: Path, held_out: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from held_out import declare
 from phiforge import catalog, errors
 from phiforge.checkpoint.inspect import inspect_checkpoint
 from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
@@ -37,7 +38,8 @@ from phiforge.store import Store
 from phiforge.target import load_profile
 from phiforge.toolchain import toolchain
 from phiforge.validation.gpu import DECODED_POSITIONS, EMULATED_POSITIONS, GpuSubject, validate_gpu
-from phiforge.validation.held_out import Said, ask_checkpoint
+from phiforge.validation.held_out import ask_checkpoint
+from phiforge.validation.said import Said
 from phiforge.validation.subset import cut_reference
 from phiforge.validation.twin import scored_folder
 from phiforge.verbs.make_variant import make_variant
@@ -84,6 +86,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
         target.parent.mkdir(exist_ok=True)
         lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
         target.write_text("".join(lines[:count]), encoding="utf-8")
+    declare(folder / "tasks")
     return ask_checkpoint(
         CHECKPOINT_DIR, folder / "text.jsonl", folder / "tasks", context=4096, cache=folder / "cache", threads=THREADS,
         progress=lambda *_: None,
@@ -109,7 +112,10 @@ def evidence(subject: Subject, said: Said, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def unchunked(subject: Subject, said: Said, tmp_path_factory: pytest.TempPathFactory) -> list[AnyEvidence]:
     """The same with each prompt computed at once, over less data."""
-    less = replace(said, texts=cut_reference(said.texts, 400), questions=(), switch=None, around_switch=None)
+    less = replace(
+        said, texts=cut_reference(said.texts, 400), questions=(), continued=(), prompted=(), switch=None,
+        around_switch=None,
+    )  # fmt: skip
     return _validate(subject, less, tmp_path_factory.mktemp("unchunked"), chunk=0)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import phiforge
 from broken.checkpoints import make_checkpoint
+from held_out import declare
 from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
 from phiforge.packaging.layout import variant_folders
 from phiforge.validation.twin import scored_folder
@@ -68,6 +69,7 @@ def pruned_build(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
     for name, lines in (("text.jsonl", 24), ("tasks/facts.jsonl", 24)):
         kept = (EVAL_DIR / name).read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
         (folder / name).write_text("".join(kept), encoding="utf-8")
+    declare(folder / "tasks")
     pipeline = folder / "pruned.yaml"
     pipeline.write_text(PRUNED_PIPELINE, encoding="utf-8")
     return phiforge.build(

@@ -11,15 +11,16 @@ import pytest
 import phiforge
 from phiforge import errors
 from phiforge.checkpoint.nano import EVAL_DIR
-from phiforge.evidence import Drift, Kind, Latency, Probes, Tasks, load_evidence
+from phiforge.evidence import Drift, FreeRunning, Kind, Latency, Probes, Refusals, Tasks, load_evidence
 from phiforge.evidence_file import load_evidence_file
 from phiforge.gate import Outcome
 from phiforge.hashing import hash_files
 from phiforge.packaging.layout import REFERENCE_FOLDER
 from phiforge.packaging.write import content_hash
 from phiforge.target import Profile
-from phiforge.validation.held_out import Said, ask_checkpoint
+from phiforge.validation.held_out import ask_checkpoint
 from phiforge.validation.reference_file import read_reference
+from phiforge.validation.said import Said
 from phiforge.validation.subset import packaged_part
 from phiforge.verbs.build import BuildResult
 from phiforge.verbs.measure import Job, Measurement
@@ -77,7 +78,8 @@ def test_the_package_carries_what_the_original_says(package: Path, nano_checkpoi
 
 
 def _same(one: Said, other: Said) -> None:
-    assert one.questions == other.questions
+    for name in ("suites", "questions", "choices", "continued", "prompted", "prompt_set"):
+        assert getattr(one, name) == getattr(other, name), name
     assert one.tokenized == other.tokenized
     assert one.chats == other.chats
     assert one.around_switch is not None
@@ -91,7 +93,7 @@ def _same(one: Said, other: Said) -> None:
 def test_one_command_measures_and_judges(measured: Measurement, package: Path, output: Path) -> None:
     file = load_evidence_file(measured.path)
     assert measured.path == output / f"evidence-phi-4-nano-cpu-x64-{file.machine.id}.json"
-    assert [type(record) for record in file.records] == [Drift, Tasks, Probes, Latency]
+    assert [type(record) for record in file.records] == [Drift, Tasks, FreeRunning, Refusals, Probes, Latency]
     assert {record.kind for record in file.records} == {Kind.MEASURED}
     assert set(file.placement) == {"CPUExecutionProvider"}
     assert file.package.content_sha256 == content_hash(hash_files(package))
@@ -128,20 +130,22 @@ def test_other_threads_are_another_measurement(
 
 
 def test_the_file_is_merged_on_the_build_machine(measured: Measurement, package: Path, tmp_path: Path) -> None:
-    made = phiforge.report(package, output=tmp_path, evidence=[measured.path])["cpu-x64"].report
+    made = phiforge.report([package], output=tmp_path, evidence=[measured.path]).fleet.report_for("cpu-x64")
     assert made.latency == next(record for record in measured.file.records if isinstance(record, Latency))
     assert made.drift is not None
     assert made.drift.top_k == 64
-    assert [item.evidence for item in made.evidence] == ["drift", "tasks", "probes", "latency"]
+    assert {item.evidence for item in made.evidence} == {
+        "drift", "tasks", "free-running", "refusals", "probes", "latency", "prediction",
+    }  # fmt: skip
 
 
 def test_a_package_is_validated_without_its_checkpoint(package: Path, tmp_path: Path) -> None:
     folder = phiforge.validate(package, output=tmp_path / "a b ü")["cpu-int4"]
     drift, tasks = load_evidence(folder / "drift.json"), load_evidence(folder / "tasks.json")
     assert isinstance(drift, Drift) and isinstance(tasks, Tasks)
-    assert (drift.top_k, tasks.overall.questions) == (64, 200)
+    assert (drift.top_k, tasks.overall.questions) == (64, 260)
     assert 0 < drift.kl_nats.mean < 0.03
-    assert {path.name for path in folder.iterdir()} == {"drift.json", "tasks.json", "probes.json"}
+    assert {path.stem for path in folder.iterdir()} == {"drift", "tasks", "free-running", "refusals", "probes"}
 
 
 def test_with_its_checkpoint_it_is_validated_as_before_and_the_reference_is_kept(
@@ -183,7 +187,7 @@ def test_bench_takes_the_profile_from_the_package(
 ) -> None:
     asked: list[str] = []
 
-    def run(subject: object, profile: Profile, *_: object) -> str:
+    def run(subject: object, profile: Profile, *_: object, **__: object) -> str:
         asked.append(profile.name)
         return "{}\n"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from phiforge.evidence import TaskSource
 from phiforge.validation.drift import Reference, ReferenceText, log_softmax
-from phiforge.validation.held_out import Asked, Chat, Said, Tokenized
+from phiforge.validation.free_running import Continuation
 from phiforge.validation.probes import SWITCH_OFFSETS, Ending
+from phiforge.validation.said import Asked, Chat, Compared, Continued, Prompted, Said, SuiteFacts, Tokenized
 from phiforge.validation.samples import TEXTS
 from phiforge.validation.texts import DataFile, DataSet
 from phiforge.variant import CheckpointFacts
@@ -37,11 +39,40 @@ def asked(number: int, *, prompt: int = 5, limit: int = 64, tokens: int = 3, sto
         task=f"task-{number % 2}",
         prompt=list(range(number % 7, number % 7 + prompt)),
         limit=limit,
-        answer=str(number),
+        check=f'{{"answer": "{number}"}}',
         right=number % 3 > 0,
         tokens=tokens,
         ending=Ending(stopped=stopped, loops=not stopped),
     )
+
+
+def suite(name: str, form: str = "exact-match") -> SuiteFacts:
+    """A suite of this name."""
+    source = TaskSource(file=f"{name}.jsonl", format=form, split="held-out", licence="MIT", sha256="5" * 64)
+    metric = "log-likelihood" if form == "mmlu" else "code" if form == "humaneval" else "exact-match"
+    return SuiteFacts(name=name, format=form, metric=metric, source=source, notes=(f"{name}: as it is",))  # type: ignore[arg-type]
+
+
+def compared(number: int, *, prompt: int = 5) -> Compared:
+    """One choice of three continuations."""
+    return Compared(
+        task="choices",
+        prompt=list(range(prompt)),
+        continuations=[[1], [2, number % 100], [3]],
+        right=number % 3,
+        chosen=1,
+    )
+
+
+def continued(number: int, *, prompt: int = 4, limit: int = 8, stopped: bool = True) -> Continued:
+    """One continuation, which ends two tokens before its limit or at it."""
+    made = tuple(range(number % 9, number % 9 + (limit - 2 if stopped else limit)))
+    return Continued(prompt=list(range(prompt)), limit=limit, continuation=Continuation(made, stopped))
+
+
+def prompted(number: int, *, limit: int = 64) -> Prompted:
+    """One prompt of two categories in turn."""
+    return Prompted(category=f"category-{number % 2}", prompt=[1, 2, number], limit=limit, refused=number % 2 == 0)
 
 
 def said(*lengths: int, questions: int = 10, switch: int | None = None) -> Said:
@@ -67,5 +98,10 @@ def said(*lengths: int, questions: int = 10, switch: int | None = None) -> Said:
         chats=(Chat([{"role": "user", "content": "Grüße 😀"}], "<|user|>Grüße 😀", [3, 4]),),
         texts=Reference(100, texts),
         around_switch=around,
+        prompt_set=DataSet((DataFile("refusals.jsonl", "4" * 64),)),
+        suites=(suite("task-0"), suite("task-1"), suite("choices", "mmlu")),
         questions=tuple(asked(number) for number in range(questions)),
+        choices=tuple(compared(number) for number in range(questions)),
+        continued=tuple(continued(number, stopped=number % 2 == 0) for number in range(6)),
+        prompted=tuple(prompted(number) for number in range(4)),
     )

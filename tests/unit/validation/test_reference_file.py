@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from phiforge import errors
 from phiforge.validation.drift import Reference
-from phiforge.validation.held_out import Said
 from phiforge.validation.reference_file import (
     DISTRIBUTIONS_FILE,
     MOST_BYTES,
@@ -23,6 +22,7 @@ from phiforge.validation.reference_file import (
     read_reference,
     write_reference,
 )
+from phiforge.validation.said import Said
 from phiforge.validation.subset import packaged_part
 from unit.validation.said import CHECKPOINT, said
 
@@ -40,7 +40,10 @@ def _write(folder: Path, part: Said) -> Path:
 
 
 def _same(one: Said, other: Said) -> None:
-    for name in ("fingerprint", "vocab_size", "stop_ids", "switch", "text_set", "task_set", "questions", "notes"):
+    for name in (
+        "fingerprint", "vocab_size", "stop_ids", "switch", "text_set", "task_set", "prompt_set", "suites", "questions",
+        "choices", "continued", "prompted", "notes",
+    ):  # fmt: skip
         assert getattr(one, name) == getattr(other, name), name
     assert (one.tokenized, one.chats) == (other.tokenized, other.chats)
     for left, right in ((one.texts, other.texts), (one.around_switch, other.around_switch)):
@@ -126,6 +129,26 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "text for a number": (_entry(lambda entry: entry.update(vocab_size="300")), "vocab_size"),
     "a negative token": (_entry(lambda entry: entry["texts"][0].append(-1)), "texts.0"),
     "a token too high": (_entry(lambda entry: entry["questions"][0]["ids"].append(300)), "token 300 is in no vocab"),
+    "a continuation's token too high": (
+        _entry(lambda entry: entry["choices"][0]["continuations"][0].append(300)),
+        "token 300 is in no vocab",
+    ),
+    "a made token too high": (_entry(lambda entry: entry["continued"][0]["made"].__setitem__(0, 300)), "token 300 is"),
+    "no such continuation": (_entry(lambda entry: entry["choices"][0].update(chosen=3)), "only 3 continuations"),
+    "no choice": (_entry(lambda entry: entry["choices"][0].update(continuations=[[1]])), "choices.0.continuations"),
+    "nothing to choose": (_entry(lambda entry: entry["choices"][0]["continuations"][1].clear()), "continuations.1"),
+    "a generation that ends nowhere": (_entry(lambda entry: entry["continued"][1]["made"].pop()), "at the limit of 8"),
+    "a generation beyond its limit": (_entry(lambda entry: entry["continued"][1]["made"].append(1)), "at the limit of"),
+    "a stop after its limit": (_entry(lambda entry: entry["continued"][0]["made"].extend([1, 1])), "at the limit of"),
+    "an empty prompt": (_entry(lambda entry: entry["prompted"][0]["ids"].clear()), "prompted.0.ids"),
+    "no category": (_entry(lambda entry: entry["prompted"][0].update(category="")), "prompted.0.category"),
+    "a suite that is not there": (_entry(lambda entry: entry["suites"].pop(0)), "no suite 'task-0'"),
+    "a suite twice": (_entry(lambda entry: entry["suites"].append(entry["suites"][0])), "two suites have one name"),
+    "an unknown format": (_entry(lambda entry: entry["suites"][0].update(format="quiz")), "format 'quiz' is unknown"),
+    "code to run": (_entry(lambda entry: entry["suites"][0].update(format="humaneval")), "runs code"),
+    "questions without answers": (_entry(lambda entry: entry["suites"][0].update(format="mmlu")), "are chosen"),
+    "a check that is none": (_entry(lambda entry: entry["questions"][0].update(check="{")), "questions.0"),
+    "a check of another format": (_entry(lambda entry: entry["questions"][0].update(check="[]")), "questions.0"),
     "a stop id too high": (_entry(lambda entry: entry["stop_ids"].append(10**6)), "token 1000000 is in no vocabulary"),
     "a text too short": (_entry(lambda entry: entry["texts"][0].pop()), "instead of int32"),
     "a text too many": (_entry(lambda entry: entry["texts"].append([1, 2])), "instead of int32"),

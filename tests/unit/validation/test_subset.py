@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
@@ -13,9 +14,17 @@ from hypothesis import strategies as st
 
 from phiforge.validation import subset
 from phiforge.validation.drift import Reference, ReferenceText, kl_coarse, log_softmax
+from phiforge.validation.free_running import Continuation
+from phiforge.validation.portions import spread
+from phiforge.validation.said import Asked
 from phiforge.validation.samples import TEXTS
-from phiforge.validation.subset import cut_reference, packaged_part, spread, within
-from unit.validation.said import VOCAB, asked, reference_text, said
+from phiforge.validation.subset import cut_reference, fewer_prompts, packaged_part, within, without_code
+from unit.validation.said import VOCAB, asked, compared, continued, prompted, reference_text, said, suite
+
+
+def _answer(question: Asked) -> str:
+    found: str = json.loads(question.check)["answer"]
+    return found
 
 
 def _never(ids: Sequence[Sequence[int]]) -> NoReturn:
@@ -50,10 +59,12 @@ def test_a_package_carries_so_many_positions_questions_and_tokens(monkeypatch: p
     assert [len(text.tokens) for text in part.texts.texts] == [40, 50, 10]
     assert part.texts.top_k == 64
     assert {text.top_ids.shape[1] for text in part.texts.texts} == {64}
-    assert [question.answer for question in part.questions] == ["0", "4", "8", "12", "16"]
+    assert [_answer(question) for question in part.questions] == ["0", "4", "8", "12", "16"]
+    assert [choice.right for choice in part.choices] == [0, 1, 2, 0, 1]
+    assert (part.continued, part.prompted) == (whole.continued, whole.prompted)
     # The third text is cut, so it does not travel as text.
     assert [item.text for item in part.tokenized[len(TEXTS) :]] == ["text 0", "text 1"]
-    assert part.notes == ("reference: the package's top-64 of 3 of 4 texts and its answers to 5 of 20 questions",)
+    assert part.notes == ("reference: the package's top-64 of 3 of 4 texts and its answers to 10 of 40 questions",)
 
 
 def test_a_text_is_not_cut_to_the_other_side_of_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +134,7 @@ def test_a_shorter_context_leaves_out_what_cannot_be_compared() -> None:
     assert [len(text.tokens) for text in part.texts.texts] == [40, 90]
     assert part.around_switch is None
     assert part.switch == 200
-    assert [(question.answer, question.limit) for question in part.questions] == [("0", 64), ("2", 30)]
+    assert [(_answer(question), question.limit) for question in part.questions] == [("0", 64), ("2", 30)]
     assert [len(text.tokens) for text in within(whole, 1000).texts.texts] == [40, 90, 300]
     assert within(whole, 1000).around_switch is not None
 
@@ -131,5 +142,42 @@ def test_a_shorter_context_leaves_out_what_cannot_be_compared() -> None:
 def test_a_whole_context_changes_nothing() -> None:
     whole = said(40, 90, questions=4)
     part = within(whole, 10_000)
-    assert part.questions == whole.questions
+    assert (part.questions, part.choices) == (whole.questions, whole.choices)
+    assert (part.continued, part.prompted) == (whole.continued, whole.prompted)
     assert all(one is other for one, other in zip(part.texts.texts, whole.texts.texts, strict=True))
+
+
+def test_a_shorter_context_cuts_continuations_and_leaves_out_what_does_not_fit() -> None:
+    whole = replace(
+        said(40),
+        choices=(compared(0, prompt=18), compared(1, prompt=19)),
+        continued=(
+            continued(0, prompt=4),
+            continued(1, prompt=16),
+            continued(2, prompt=16, limit=4),
+            continued(3, prompt=20),
+        ),
+        prompted=(prompted(0, limit=17), prompted(1, limit=18)),
+    )
+    part = within(whole, 20)
+    # A continuation of two tokens is computed with the first of them alone in the context.
+    assert part.choices == whole.choices[:1]
+    assert part.prompted == whole.prompted[:1]
+    assert [item.limit for item in part.continued] == [8, 4, 4]
+    assert part.continued[1].continuation == Continuation((1, 2, 3, 4), stopped=False)
+    assert part.continued[2] == whole.continued[2]
+
+
+def test_no_package_asks_to_run_code() -> None:
+    whole = said(40)
+    whole = replace(whole, suites=(suite("task-0", "humaneval"), *whole.suites[1:]))
+    part = packaged_part(whole, _never)
+    assert [item.name for item in part.suites] == ["task-1", "choices"]
+    assert {question.task for question in part.questions} == {"task-1"}
+    assert without_code(part) == part
+
+
+def test_fewer_prompts_are_spread() -> None:
+    part = fewer_prompts(said(40), 3)
+    assert [item.continuation.tokens[0] for item in part.continued] == [0, 2, 4]
+    assert [item.prompt[2] for item in part.prompted] == [0, 1, 2]

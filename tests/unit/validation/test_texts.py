@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from held_out import declare
 from phiforge import errors
-from phiforge.validation.texts import data_set, load_tasks, load_texts, task_files
+from phiforge.validation.texts import data_set, load_tasks, load_texts
 
 QUESTION = {"id": "q", "messages": [{"role": "user", "content": "1 + 1?"}], "answer": "2"}
 
@@ -27,8 +28,9 @@ def test_texts_keep_their_order_and_odd_characters(tmp_path: Path) -> None:
 def test_tasks_have_the_names_of_their_files(tmp_path: Path) -> None:
     write(tmp_path / "sums.jsonl", QUESTION)
     write(tmp_path / "facts.jsonl", {**QUESTION, "id": "f"})
-    facts, sums = load_tasks(tmp_path)
+    facts, sums = load_tasks(declare(tmp_path))
     assert (facts.name, sums.name) == ("facts", "sums")
+    assert sums.questions[0].answer == "2"
     assert sums.questions[0].conversation() == [{"role": "user", "content": "1 + 1?"}]
 
 
@@ -58,17 +60,18 @@ def test_ids_come_once(tmp_path: Path) -> None:
 
 def test_no_data_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n", encoding="utf-8")
-    for load in (load_texts, load_tasks):
-        with pytest.raises(errors.EvidenceInvalidError):
-            load(tmp_path / "none.jsonl")
+    with pytest.raises(errors.EvidenceInvalidError):
+        load_texts(tmp_path / "none.jsonl")
+    with pytest.raises(errors.TasksInvalidError):
+        load_tasks(tmp_path / "none")
     with pytest.raises(errors.EvidenceInvalidError):
         load_texts(tmp_path / "empty.jsonl")
 
 
 def test_the_hash_tells_content_and_names(tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", QUESTION)
-    before = data_set(task_files(tmp_path)).sha256
+    before = data_set([first]).sha256
     second = write(tmp_path / "b.jsonl", QUESTION)
-    assert data_set([first]).sha256 == before != data_set([second]).sha256
+    assert before != data_set([second]).sha256
     write(first, {**QUESTION, "answer": "3"})
     assert data_set([first]).sha256 != before

@@ -38,14 +38,15 @@ if TYPE_CHECKING:
     from phiforge.runtime.variant import Variant
     from phiforge.selection import Adapter
     from phiforge.validation.agreement import Comparison, LogitsOf
-    from phiforge.validation.held_out import Said, Stamp
+    from phiforge.validation.held_out import Stamp
+    from phiforge.validation.said import Said
 
     Progress = Callable[[str, int, int], None]
     Floats = NDArray[np.float32]
 
 SURROGATE_NOTE = "the same graph on the CPU provider, float16 activations and cache included"
 # Positions held against the float32 twin and against other variants; run on the provider, in prefill and one by one.
-COMPARED_POSITIONS, EMULATED_POSITIONS, DECODED_POSITIONS = 1024, 320, 96
+COMPARED_POSITIONS, EMULATED_POSITIONS, DECODED_POSITIONS = 1024, 512, 96
 BATCH = 16
 
 
@@ -102,17 +103,13 @@ def validate_gpu(
     from phiforge.validation.held_out import Stamp
 
     adapter, notes = _webgpu_adapter() if subject.provider == "webgpu" else (None, ())
-    notes = (SURROGATE_NOTE, *notes)
-    way = Way(
-        kind=Kind.SURROGATE, notes=notes, batch=BATCH, open=_open_stand_in,
-        placement=subject.conformance,
-    )  # fmt: skip
+    way = replace(stand_in_way(notes), placement=subject.conformance)
     result = validate_variant(
         subject.folder, said, way, variant_sha256=subject.sha256, work=work, threads=threads, progress=progress
     )
-    stamp = Stamp("cpu", threads, subject.sha256, said.fingerprint, (*notes, *said.notes))
+    stamp = Stamp("cpu", threads, subject.sha256, said.fingerprint, (*way.notes, *said.notes))
     run = _Run(subject=subject, said=said, stamp=stamp, work=work, threads=threads, progress=progress)
-    found: list[AnyEvidence | None] = [result.drift, result.tasks]
+    found: list[AnyEvidence | None] = [record for record in result.records() if record is not result.probes]
     with scored_folder(subject.folder, work) as scored:
         checks = result.probes.probes
         if is_float16(subject.folder):
@@ -124,6 +121,11 @@ def validate_gpu(
             with allow_software_adapter():
                 found += _on_webgpu(run, scored, adapter, chunk)
     return [item for item in found if item is not None]
+
+
+def stand_in_way(notes: tuple[str, ...] = ()) -> Way:
+    """Return the way a variant for a GPU is run on the CPU; where its nodes would run is not looked at."""
+    return Way(kind=Kind.SURROGATE, notes=(SURROGATE_NOTE, *notes), batch=BATCH, open=_open_stand_in)
 
 
 def _open_stand_in(folder: Path, threads: int | None) -> Variant:

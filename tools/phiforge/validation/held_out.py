@@ -4,27 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from phiforge.checkpoint.config import load_config
 from phiforge.checkpoint.inspect import fingerprint
 from phiforge.evidence import Conditions
-from phiforge.machine import describe_machine, tool_versions
+from phiforge.machine import describe_machine, now, tool_versions
 from phiforge.selection import RUNTIME_WHEELS
 from phiforge.validation import probes
-from phiforge.validation.reference import Source, compute_answers, compute_reference, tokenize
+from phiforge.validation.asking import (
+    DEFAULT_ASKING,
+    Asking,
+    Interview,
+    ask_choices,
+    ask_continuations,
+    ask_exercises,
+    ask_refusals,
+)
+from phiforge.validation.reference import Source, compute_reference, tokenize
+from phiforge.validation.refusals import load_prompts
+from phiforge.validation.said import Asked, Chat, Said, SuiteFacts, Tokenized
 from phiforge.validation.samples import CONVERSATIONS, TEXTS
-from phiforge.validation.tasks import is_right
-from phiforge.validation.texts import DataSet, data_set, load_tasks, load_texts, task_files
+from phiforge.validation.suites import load_suites
+from phiforge.validation.texts import DataFile, DataSet, data_set, load_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from phiforge.checkpoint.config import ModelConfig
+    from phiforge.texts import Text
     from phiforge.validation.drift import Reference
-    from phiforge.validation.reference import Answer, Conversation, Tokenization
-    from phiforge.validation.texts import Question, Text
+    from phiforge.validation.reference import Conversation
+    from phiforge.validation.refusals import RefusalPrompt
+    from phiforge.validation.suites import Choice, Exercise, Suite
 
     Progress = Callable[[str, int, int], None]
 
@@ -37,97 +49,45 @@ VERSIONS = (
     "phiforge",
 )
 SPLIT = "held-out"
-# The most tokens of an answer; room for the thinking of a reasoning model on a short question.
-ANSWER_TOKENS = 512
-LIMIT_STEP = 64
+
+__all__ = ["Asked", "Chat", "HeldOut", "Said", "Stamp", "Tokenized", "ask", "ask_checkpoint", "load_held_out",
+           "reference_of", "switch_prompts"]  # fmt: skip
+
+AnyItem = TypeVar("AnyItem")
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out data, with the name of its task beside each question."""
+    """The held-out data."""
 
     texts: tuple[Text, ...]
-    questions: tuple[tuple[str, Question], ...]
+    suites: tuple[Suite, ...]
+    refusals: tuple[RefusalPrompt, ...]
     text_set: DataSet
     task_set: DataSet
+    prompt_set: DataSet
 
     @property
     def probe_texts(self) -> list[str]:
         """The texts of the tokenizer probe."""
         return [*TEXTS, *(text.text for text in self.texts)]
 
+    @property
+    def exercises(self) -> list[tuple[str, str, Exercise]]:
+        """The exercises of all suites, each with the suite's name and format."""
+        return [(suite.name, suite.format, item) for suite in self.suites for item in suite.exercises]
 
-@dataclass(frozen=True)
-class Tokenized:
-    """A text, and its ids by the original tokenizer."""
+    @property
+    def choices(self) -> list[tuple[str, Choice]]:
+        """The choices of all suites, each with the suite's name."""
+        return [(suite.name, item) for suite in self.suites for item in suite.choices]
 
-    text: str
-    ids: list[int]
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A conversation, and its prompt by the original tokenizer, as text and as ids."""
-
-    messages: Conversation
-    text: str
-    ids: list[int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A question, and how the original answered it.
-
-    Attributes:
-        task: The task it belongs to.
-        prompt: Its token ids.
-        limit: The most new tokens of an answer.
-        answer: The right answer.
-        right: Whether the original gave it.
-        tokens: The original's new tokens, without the stop id.
-        ending: How its answer ended.
-    """
-
-    task: str
-    prompt: list[int]
-    limit: int
-    answer: str
-    right: bool
-    tokens: int
-    ending: probes.Ending
-
-
-@dataclass(frozen=True, kw_only=True)
-class Said:
-    """All that a variant is held against: what the original says, whoever tells it.
-
-    Attributes:
-        fingerprint: Of the original.
-        vocab_size: Columns of its logits.
-        stop_ids: The ids that end its answers.
-        switch: The longest sequence with longrope's short factors; None without longrope.
-        text_set: The files that the texts are from.
-        task_set: The files that the questions are from.
-        tokenized: Texts for the tokenizer probe.
-        chats: Conversations for the probe of the chat template.
-        texts: Distributions over the texts of the drift.
-        around_switch: The same over prompts around the switch; of these the last rows alone may be there.
-        questions: The questions with the original's answers; none without tasks.
-        notes: What the conditions of evidence must say of all this.
-    """
-
-    fingerprint: str
-    vocab_size: int
-    stop_ids: tuple[int, ...]
-    switch: int | None
-    text_set: DataSet
-    task_set: DataSet
-    tokenized: tuple[Tokenized, ...]
-    chats: tuple[Chat, ...]
-    texts: Reference
-    around_switch: Reference | None
-    questions: tuple[Asked, ...]
-    notes: tuple[str, ...] = ()
+    @property
+    def conversations(self) -> list[Conversation]:
+        """What is asked: the probe's own conversations, exercises, choices, prompts that may be refused, in order."""
+        turns = [*(item.messages for _, _, item in self.exercises), *(item.messages for _, item in self.choices)]
+        asked = [[message.model_dump() for message in messages] for messages in turns]
+        return [*CONVERSATIONS, *asked, *([{"role": "user", "content": item.prompt}] for item in self.refusals)]
 
 
 @dataclass(frozen=True)
@@ -151,60 +111,78 @@ class Stamp:
             split=SPLIT,
             dataset_sha256=data.sha256,
             samples=samples,
+            taken_at=now(),
             notes=self.notes,
         )
 
 
-def load_held_out(texts: Path, tasks: Path | None) -> HeldOut:
-    """Read texts and, where there are any, tasks.
+def load_held_out(texts: Path, tasks: Path | None, *, run_code: bool = False) -> HeldOut:
+    """Read texts, the prompts for refusals and, where there are any, tasks.
 
     Raises:
-        EvidenceInvalidError: They cannot be used.
+        EvidenceInvalidError: The texts cannot be used.
+        TasksInvalidError: The tasks cannot be used.
     """
-    named = load_tasks(tasks) if tasks else ()
+    suites = load_suites(tasks, run_code=run_code) if tasks else ()
+    prompt_file, prompts = load_prompts()
     return HeldOut(
         texts=load_texts(texts),
-        questions=tuple((task.name, question) for task in named for question in task.questions),
+        suites=suites,
+        refusals=prompts,
         text_set=data_set([texts]),
-        task_set=data_set(task_files(tasks) if tasks else []),
+        task_set=DataSet(tuple(DataFile(suite.source.file, suite.source.sha256) for suite in suites)),
+        prompt_set=data_set([prompt_file]),
     )
 
 
 def ask_checkpoint(
-    checkpoint: Path, texts: Path, tasks: Path | None, *, context: int, cache: Path, threads: int, progress: Progress
+    checkpoint: Path,
+    texts: Path,
+    tasks: Path | None,
+    *,
+    context: int,
+    cache: Path,
+    threads: int,
+    progress: Progress,
+    asking: Asking = DEFAULT_ASKING,
 ) -> Said:
     """Ask a checkpoint everything that its variants are held against, and let go of its memory.
 
     Args:
         checkpoint: The original.
         texts: Held-out texts, JSONL.
-        tasks: Folder of held-out questions, JSONL, or None.
+        tasks: Folder of task files, or None.
         context: The most tokens of a sequence that the variant takes; the original's own are the limit.
         cache: Folder for what the original says, which all variants of the checkpoint share.
         threads: Threads of torch.
         progress: Told of each step: (step, done, total).
+        asking: How much is asked.
 
     Raises:
-        EvidenceInvalidError: The held-out data cannot be used.
+        EvidenceInvalidError: The held-out texts cannot be used.
+        TasksInvalidError: The tasks cannot be used.
         ConfigInvalidError: The checkpoint's model does not load.
         TokenizerMismatchError: The checkpoint's tokenizer does not load.
     """
-    data, config = load_held_out(texts, tasks), load_config(checkpoint)
+    data, config = load_held_out(texts, tasks, run_code=asking.run_code), load_config(checkpoint)
     source = Source(checkpoint, fingerprint(checkpoint), cache, threads)
-    said = ask(source, config, data, min(config.max_positions, context), progress)
+    context = min(config.max_positions, context)
+    said = ask(Interview(source=source, config=config, context=context, progress=progress), data, asking)
     source.close()
     return said
 
 
-def ask(source: Source, config: ModelConfig, data: HeldOut, context: int, progress: Progress) -> Said:
+def ask(interview: Interview, data: HeldOut, asking: Asking = DEFAULT_ASKING) -> Said:
     """Ask the original everything that the variant is held against; texts are cut to the context."""
-    conversations = [*CONVERSATIONS, *(question.conversation() for _, question in data.questions)]
-    tokens = tokenize(source, data.probe_texts, conversations)
+    source, config, context, progress = interview.source, interview.config, interview.context, interview.progress
+    tokens = tokenize(source, data.probe_texts, data.conversations)
     texts = [ids[:context] for ids in tokens.texts[len(TEXTS) :]]
     reference = compute_reference(
         source, texts, on_layer=lambda done, total: progress("reference texts, layer by layer", done, total)
     )
-    questions = _ask_questions(source, config, data, tokens, context, progress)
+    counts = (len(CONVERSATIONS), len(data.exercises), len(data.choices), len(data.refusals))
+    _, questions, chosen, refused = _parts(tokens.chat_ids, counts)
+    _, _, chosen_texts, _ = _parts(tokens.chat_texts, counts)
     around = switch_prompts(texts, config.original_max_positions, context)
     switch = compute_reference(
         source, around, on_layer=lambda done, total: progress("reference around the longrope switch", done, total)
@@ -217,41 +195,27 @@ def ask(source: Source, config: ModelConfig, data: HeldOut, context: int, progre
         switch=config.original_max_positions,
         text_set=data.text_set,
         task_set=data.task_set,
+        prompt_set=data.prompt_set,
         tokenized=tuple(Tokenized(*pair) for pair in zip(data.probe_texts, tokens.texts, strict=True)),
         chats=tuple(Chat(*parts) for parts in own),
         texts=reference,
         around_switch=switch,
-        questions=questions,
+        suites=tuple(_facts(suite) for suite in data.suites),
+        questions=ask_exercises(interview, data.exercises, questions),
+        choices=ask_choices(interview, data.choices, chosen_texts, chosen),
+        continued=ask_continuations(interview, questions, texts, asking.continuation_tokens),
+        prompted=ask_refusals(interview, data.refusals, refused),
     )
 
 
-def _ask_questions(
-    source: Source, config: ModelConfig, data: HeldOut, tokens: Tokenization, context: int, progress: Progress
-) -> tuple[Asked, ...]:
-    prompts = tokens.chat_ids[len(CONVERSATIONS) :]
-    if not prompts:
-        return ()
-    limits = [answer_limit(len(prompt), config.original_max_positions, context) for prompt in prompts]
-    answers = compute_answers(
-        source, prompts, limits, config.stop_ids, switch=config.original_max_positions,
-        on_answer=lambda done: progress("reference answers", done, len(prompts)),
-    )  # fmt: skip
-    return tuple(
-        _asked(task, question, prompt, limit, answer)
-        for (task, question), prompt, limit, answer in zip(data.questions, prompts, limits, answers, strict=True)
-    )
+def _parts(items: Sequence[AnyItem], counts: Sequence[int]) -> list[list[AnyItem]]:
+    """Cut a list into parts of these lengths."""
+    ends = list(accumulate(counts))
+    return [list(items[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _asked(task: str, question: Question, prompt: list[int], limit: int, answer: Answer) -> Asked:
-    return Asked(
-        task=task,
-        prompt=prompt,
-        limit=limit,
-        answer=question.answer,
-        right=is_right(answer.text, question.answer),
-        tokens=len(answer.tokens),
-        ending=probes.ending(answer.tokens, stopped=answer.stopped),
-    )
+def _facts(suite: Suite) -> SuiteFacts:
+    return SuiteFacts(name=suite.name, format=suite.format, metric=suite.metric, source=suite.source, notes=suite.notes)
 
 
 def reference_of(
@@ -272,17 +236,6 @@ def reference_of(
     )
     source.close()
     return found
-
-
-def answer_limit(prompt_tokens: int, switch: int | None, context: int) -> int:
-    """Return the most new tokens of an answer: none crosses the longrope switch, where caches are computed anew.
-
-    A prompt that is beyond the switch itself may use the whole context. Limits are multiples of 64 where there is room,
-    so that prompts of nearly equal length can be decoded together.
-    """
-    end = min(switch, context) if switch and prompt_tokens <= switch else context
-    room = min(ANSWER_TOKENS, end - prompt_tokens)
-    return max(1, room - room % LIMIT_STEP if room > LIMIT_STEP else room)
 
 
 def switch_prompts(texts: Sequence[Sequence[int]], switch: int | None, context: int) -> list[list[int]]:

@@ -8,8 +8,9 @@ which gives the same numbers, slower.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import psutil
@@ -20,13 +21,16 @@ from transformers.utils import logging as transformers_logging
 from phiforge import errors
 from phiforge.checkpoint.weights import open_weights
 from phiforge.decoder.decoder import HEAD_ROWS, Batch, Decoder, mapped_floats
+from phiforge.validation.choices import contexts, log_likelihoods
 from phiforge.validation.drift import ReferenceText
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from phiforge.validation.choices import Context
 
 # Rows of logits widened at once: 64 rows of float64 at a vocabulary of 200,064 are 102 MB.
 CHUNK_ROWS = 64
@@ -35,6 +39,10 @@ MEMORY_SHARE = 0.6
 # Below this the operators are so short that threads mostly wait for each other: phi-4-nano (10 MB) decodes 64 rows in
 # 26 ms a step with one thread, and in 440 ms with two on two busy cores.
 SMALL_BYTES = 200_000_000
+# Tokens of prompts with continuations whose hidden states are on the disk at once: 800 MB for Phi-4-mini.
+PIECE_TOKENS = 65_536
+
+_Item = TypeVar("_Item")
 
 
 class Original:
@@ -78,10 +86,18 @@ class Original:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
 
-    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Return the prompt text of a conversation, ready for the assistant's turn."""
-        text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    def chat_text(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> str:
+        """Return the prompt text of a conversation, ready for the assistant's turn unless told otherwise."""
+        text: str = self._tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
         return text
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits of a text by the whole model: float32 [n, vocab]; row i predicts token i + 1."""
+        with torch.inference_mode():
+            found: NDArray[np.float32] = self._model(torch.tensor([list(token_ids)])).logits[0].float().numpy()
+        return found
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the prompt's token ids of a conversation, ready for the assistant's turn."""
@@ -104,6 +120,43 @@ class Original:
             scratch: Folder for the mapped file of hidden states, 4 * tokens * hidden size bytes, removed afterwards.
             on_layer: Told (layers done, layers in all); the head counts as one.
         """
+        with self._hidden(texts, scratch, on_layer) as (decoder, batch, hidden):
+            return _heads(decoder, batch, hidden, top_k)
+
+    def log_likelihoods(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[Sequence[int]]],
+        *,
+        scratch: Path,
+        on_layer: Callable[[int, int], None],
+    ) -> list[list[float]]:
+        """Return the log-likelihood in nats of each continuation of each prompt, computed as `distributions` are.
+
+        Args:
+            prompts: Token ids.
+            continuations: For each prompt the token ids of its continuations.
+            scratch: As for `distributions`; the texts are taken `PIECE_TOKENS` at a time.
+            on_layer: As for `distributions`, told anew for each such part.
+        """
+        found = [[0.0] * len(items) for items in continuations]
+        asked = [
+            (index, context)
+            for index, (prompt, items) in enumerate(zip(prompts, continuations, strict=True))
+            for context in contexts(prompt, items)
+        ]
+        for piece in _pieces(asked, [len(context.tokens) for _, context in asked], PIECE_TOKENS):
+            with self._hidden([context.tokens for _, context in piece], scratch, on_layer) as (decoder, batch, hidden):
+                for (index, context), logits in zip(piece, _rows(decoder, batch, hidden, piece), strict=True):
+                    for member, value in log_likelihoods(context, continuations[index], logits).items():
+                        found[index][member] = value
+        return found
+
+    @contextmanager
+    def _hidden(
+        self, texts: Sequence[Sequence[int]], scratch: Path, on_layer: Callable[[int, int], None]
+    ) -> Iterator[tuple[Decoder, Batch, NDArray[np.float32]]]:
+        """Yield the last hidden states of texts, with the decoder that made them; the head counts as a layer."""
         decoder = Decoder(self._checkpoint, open_weights(self._checkpoint))
         batch = Batch.of(texts)
         layers = decoder.config.layer_count
@@ -115,9 +168,8 @@ class Original:
                 for start, stop in batch.bounds:
                     hidden[start:stop] = decoder.forward(layer, torch.from_numpy(hidden[start:stop])).numpy()
             on_layer(layers, layers + 1)
-            found = _heads(decoder, batch, hidden, top_k)
+            yield decoder, batch, hidden
         on_layer(layers + 1, layers + 1)
-        return found
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: Sequence[int]
@@ -198,6 +250,29 @@ class Original:
         stored = _stored_bytes(self._checkpoint)
         free: int = psutil.virtual_memory().available
         return 2 * stored > MEMORY_SHARE * free
+
+
+def _rows(
+    decoder: Decoder, batch: Batch, hidden: NDArray[np.float32], asked: Sequence[tuple[int, Context]]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the logits of the rows of each context, in order; the head is read once for many of them."""
+    spans = [(start + context.first_row, stop) for (start, stop), (_, context) in zip(batch.bounds, asked, strict=True)]
+    for part in _pieces(spans, [stop - first for first, stop in spans], HEAD_ROWS):
+        rows = np.concatenate([hidden[first:stop] for first, stop in part])
+        logits = decoder.logits(decoder.normalize(torch.from_numpy(rows))).numpy()
+        yield from np.split(logits, np.cumsum([stop - first for first, stop in part])[:-1])
+
+
+def _pieces(items: Sequence[_Item], sizes: Sequence[int], most: int) -> Iterator[Sequence[_Item]]:
+    """Yield runs of items whose sizes add up to at most `most`, or of one item alone."""
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if index > start and total + size > most:
+            yield items[start:index]
+            start, total = index, 0
+        total += size
+    if start < len(items):
+        yield items[start:]
 
 
 def _stored_bytes(checkpoint: Path) -> int:

@@ -188,6 +188,31 @@ def compute_answers(
     return found
 
 
+def compute_log_likelihoods(
+    source: Source,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[Sequence[int]]],
+    *,
+    on_layer: Callable[[int, int], None] = lambda done, total: None,
+) -> list[list[float]]:
+    """Return the log-likelihood in nats that the original gives each continuation of each prompt.
+
+    Args:
+        source: The checkpoint and the cache.
+        prompts: Token ids.
+        continuations: For each prompt the token ids of its continuations.
+        on_layer: Told (layers done, layers in all), when they are computed.
+    """
+    key = source.key("log-likelihoods", [list(map(int, ids)) for ids in prompts], list(continuations))
+    file = source.cache / f"log-likelihoods-{key[:32]}.json"
+    stored = _read_json(file, key, ("values",))
+    if stored is not None:
+        return [list(map(float, row)) for row in stored[0]]
+    found = source.original.log_likelihoods(prompts, continuations, scratch=source.cache, on_layer=on_layer)
+    _write_json(file, key, {"values": found})
+    return found
+
+
 def _batches(
     prompts: Sequence[Sequence[int]], limits: Sequence[int], switch: int | None
 ) -> Iterator[tuple[int, list[int]]]:

@@ -7,26 +7,39 @@ is checked, for a package may come from anywhere.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.numpy
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from phiforge import errors
 from phiforge.texts import Message
 from phiforge.validation.drift import Reference, ReferenceText
-from phiforge.validation.held_out import Asked, Chat, Said, Tokenized
-from phiforge.validation.probes import TAIL_POSITIONS, Ending
+from phiforge.validation.probes import TAIL_POSITIONS
+from phiforge.validation.reference_entries import (
+    ChatEntry,
+    ChoiceEntry,
+    ContinuedEntry,
+    FileEntry,
+    PromptedEntry,
+    QuestionEntry,
+    ReferenceEntry,
+    SuiteEntry,
+    SwitchEntry,
+    TokenizedEntry,
+)
+from phiforge.validation.said import Chat, Said, Tokenized
 from phiforge.validation.texts import DataFile, DataSet
-from phiforge.variant import CheckpointFacts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from phiforge.variant import CheckpointFacts
 
     Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -36,79 +49,6 @@ DISTRIBUTIONS_FILE = "distributions.safetensors"
 MOST_BYTES = 64_000_000
 # Probabilities are sums of float32 in nats.
 ROUNDING = 1e-3
-
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(gt=0)]
-Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class Entry(BaseModel):
-    """Base of the file's objects: frozen, unknown keys forbidden, no silent conversion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class FileEntry(Entry):
-    """A file of held-out data that was used."""
-
-    name: Annotated[str, Field(min_length=1)]
-    sha256: Sha256
-
-
-class TokenizedEntry(Entry):
-    """A text and its ids."""
-
-    text: str
-    ids: list[Token]
-
-
-class ChatEntry(Entry):
-    """A conversation and its prompt, as text and as ids."""
-
-    messages: list[Message]
-    text: str
-    ids: list[Token]
-
-
-class SwitchEntry(Entry):
-    """Prompts around the longrope switch: the longest, of which the others are beginnings."""
-
-    ids: list[Token]
-    lengths: Annotated[list[Positive], Field(min_length=1)]
-
-
-class QuestionEntry(Entry):
-    """A question and how the original answered it."""
-
-    task: str
-    ids: Annotated[list[Token], Field(min_length=1)]
-    limit: Positive
-    answer: str
-    right: bool
-    tokens: Count
-    stopped: bool
-    loops: bool
-
-
-class ReferenceEntry(Entry):
-    """reference.json."""
-
-    schema_version: Literal["1.0"]
-    checkpoint: CheckpointFacts
-    split: Literal["held-out"]
-    vocab_size: Positive
-    top_k: Positive
-    stop_ids: list[Token]
-    original_max_positions: Positive | None
-    text_files: list[FileEntry]
-    task_files: list[FileEntry]
-    tokenized: list[TokenizedEntry]
-    chats: list[ChatEntry]
-    texts: list[Annotated[list[Token], Field(min_length=2)]]
-    around_switch: SwitchEntry | None
-    questions: list[QuestionEntry]
-    notes: list[str]
 
 
 def write_reference(said: Said, checkpoint: CheckpointFacts) -> dict[str, bytes]:
@@ -130,6 +70,7 @@ def write_reference(said: Said, checkpoint: CheckpointFacts) -> dict[str, bytes]
         original_max_positions=said.switch,
         text_files=_files(said.text_set),
         task_files=_files(said.task_set),
+        prompt_files=_files(said.prompt_set),
         tokenized=[TokenizedEntry(text=item.text, ids=item.ids) for item in said.tokenized],
         chats=[
             ChatEntry(messages=[Message(**message) for message in chat.messages], text=chat.text, ids=chat.ids)
@@ -137,7 +78,11 @@ def write_reference(said: Said, checkpoint: CheckpointFacts) -> dict[str, bytes]
         ],
         texts=[text.tokens.tolist() for text in said.texts.texts],
         around_switch=_switch(around) if around else None,
-        questions=[_question(asked) for asked in said.questions],
+        suites=[SuiteEntry.of(item) for item in said.suites],
+        questions=[QuestionEntry.of(item) for item in said.questions],
+        choices=[ChoiceEntry.of(item) for item in said.choices],
+        continued=[ContinuedEntry.of(item) for item in said.continued],
+        prompted=[PromptedEntry.of(item) for item in said.prompted],
         notes=list(said.notes),
     )
     arrays = {**_arrays("texts", said.texts.texts), **(_arrays("switch", around) if around else {})}
@@ -172,11 +117,16 @@ def read_reference(folder: Path) -> Said:
         switch=entry.original_max_positions,
         text_set=_data_set(entry.text_files),
         task_set=_data_set(entry.task_files),
+        prompt_set=_data_set(entry.prompt_files),
         tokenized=tuple(Tokenized(item.text, item.ids) for item in entry.tokenized),
         chats=tuple(_chat(item) for item in entry.chats),
         texts=Reference(entry.top_k, tuple(texts)),
         around_switch=Reference(entry.top_k, tuple(switch)) if switch else None,
-        questions=tuple(_asked(item) for item in entry.questions),
+        suites=tuple(item.facts() for item in entry.suites),
+        questions=tuple(item.facts() for item in entry.questions),
+        choices=tuple(item.facts() for item in entry.choices),
+        continued=tuple(item.facts() for item in entry.continued),
+        prompted=tuple(item.facts() for item in entry.prompted),
         notes=tuple(entry.notes),
     )
 
@@ -194,33 +144,8 @@ def _switch(texts: Sequence[ReferenceText]) -> SwitchEntry:
     return SwitchEntry(ids=longest, lengths=[len(text.tokens) for text in texts])
 
 
-def _question(asked: Asked) -> QuestionEntry:
-    return QuestionEntry(
-        task=asked.task,
-        ids=asked.prompt,
-        limit=asked.limit,
-        answer=asked.answer,
-        right=asked.right,
-        tokens=asked.tokens,
-        stopped=asked.ending.stopped,
-        loops=asked.ending.loops,
-    )
-
-
 def _chat(entry: ChatEntry) -> Chat:
     return Chat([message.model_dump() for message in entry.messages], entry.text, entry.ids)
-
-
-def _asked(entry: QuestionEntry) -> Asked:
-    return Asked(
-        task=entry.task,
-        prompt=entry.ids,
-        limit=entry.limit,
-        answer=entry.answer,
-        right=entry.right,
-        tokens=entry.tokens,
-        ending=Ending(stopped=entry.stopped, loops=entry.loops),
-    )
 
 
 def _arrays(name: str, texts: Sequence[ReferenceText]) -> dict[str, NDArray[np.generic]]:
@@ -294,15 +219,7 @@ def _read(folder: Path, name: str) -> bytes:
 def _check_ids(folder: Path, entry: ReferenceEntry) -> None:
     """Check that every id is in the vocabulary, and that the prompts around the switch are there."""
     around = entry.around_switch
-    lists = [
-        entry.stop_ids,
-        *(item.ids for item in entry.tokenized),
-        *(chat.ids for chat in entry.chats),
-        *entry.texts,
-        *(question.ids for question in entry.questions),
-        *([around.ids] if around else []),
-    ]
-    highest = max((token for ids in lists for token in ids), default=0)
+    highest = max((token for ids in entry.token_lists() for token in ids), default=0)
     if highest >= entry.vocab_size:
         raise _invalid(folder, f"The token {highest} is in no vocabulary of {entry.vocab_size:,}")
     if around is None:

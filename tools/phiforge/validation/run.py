@@ -7,49 +7,50 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from phiforge import errors
-from phiforge.evidence import Drift, Probe, Probes, Tasks
+from phiforge.evidence import Drift, FreeRunning, Kind, Probe, Probes, Refusals, Tasks
 from phiforge.graph.float32 import is_float16
 from phiforge.graph.twin import MODEL_FILE
 from phiforge.validation import probes
+from phiforge.validation.answers import AllSpoken, Answers, Spoken, ask_all, choose_all, judge_answers
 from phiforge.validation.held_out import Stamp
 from phiforge.validation.latency import measure_latency
-from phiforge.validation.records import drift_record, tasks_record
-from phiforge.validation.subset import within
+from phiforge.validation.records import drift_record
+from phiforge.validation.subset import PROMPTS, fewer_prompts, within
 from phiforge.validation.twin import TWIN_NOTE, head_prompts, scored_folder
 from phiforge.validation.way import Way
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from phiforge.runtime.generate import Generation
+    from phiforge.evidence import AnyEvidence
     from phiforge.runtime.trace import LastRows, Trace
     from phiforge.runtime.variant import Variant
-    from phiforge.validation.held_out import Said
+    from phiforge.validation.said import Said
 
     Progress = Callable[[str, int, int], None]
 
 __all__ = ["Answers", "Validation", "answer_questions", "measure_latency", "token_probes", "validate_variant"]
 
 
+FEWER_NOTE = f"free running and refusals on {PROMPTS} prompts each"
 CHUNKED_NOTE = "prompts are computed in chunks, so sequences end at the longrope switch"
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The scores of the answers, None where nothing was asked, and the probe that they end."""
-
-    tasks: Tasks | None
-    stopping: tuple[Probe, ...]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Validation:
-    """The evidence of one validation; `tasks` is None where no tasks were given."""
+    """The evidence of one validation; None is what nothing was asked for."""
 
     drift: Drift
     tasks: Tasks | None
+    free_running: FreeRunning | None
+    refusals: Refusals | None
     probes: Probes
+
+    def records(self) -> list[AnyEvidence]:
+        """Return the records that there are."""
+        found = (self.drift, self.tasks, self.free_running, self.refusals, self.probes)
+        return [record for record in found if record is not None]
 
 
 def validate_variant(
@@ -84,12 +85,16 @@ def validate_variant(
     placement = way.placement(variant)
     opened = _open(variant, said, way, threads)
     stamp = _stamp(opened, said, way, variant_sha256)
-    answers = answers or _answers(opened, said, way, stamp, progress)
-    checks = (*token_probes(opened, said), *answers.stopping)
+    spoken = _speak(opened, said, way, progress) if answers is None else None
+    checks = token_probes(opened, said)
     shown = _show(opened, said)
     del opened  # its memory, before the twin takes its own
     with scored_folder(variant, work) as folder:
         scored = way.open(folder, threads)
+        if answers is None:
+            assert spoken is not None
+            answers = _judge(said, spoken, scored, way, stamp, progress, twin=folder != variant)
+        checks = (*checks, *answers.stopping)
         if folder != variant:
             stamp = replace(stamp, notes=(*stamp.notes, TWIN_NOTE))
             checks = (*checks, _head_probe(scored, shown, way.head_rounding or _rounding(variant)))
@@ -100,17 +105,41 @@ def validate_variant(
         checks = (*checks, *way.further(folder, chunk, said.texts, work))
     conditions = stamp.conditions(said.text_set + said.task_set, len(checks))
     checked = Probes(kind=way.kind, conditions=conditions, variant_sha256=variant_sha256, probes=checks)
-    return Validation(drift=drift, tasks=answers.tasks, probes=checked)
+    return Validation(
+        drift=drift,
+        tasks=answers.tasks,
+        free_running=answers.free_running,
+        refusals=answers.refusals,
+        probes=checked,
+    )
 
 
 def answer_questions(
-    variant: Path, said: Said, way: Way, *, variant_sha256: str, threads: int | None, progress: Progress
+    variant: Path, said: Said, way: Way, *, variant_sha256: str, work: Path, threads: int | None, progress: Progress
 ) -> Answers:
     """Answer the questions alone, which is most of a validation's time; arguments and errors as `validate_variant`."""
     check_one_graph(variant)
     said = _within_reach(said, way)
     opened = _open(variant, said, way, threads)
-    return _answers(opened, said, way, _stamp(opened, said, way, variant_sha256), progress)
+    stamp = _stamp(opened, said, way, variant_sha256)
+    spoken = _speak(opened, said, way, progress)
+    del opened  # its memory, before the twin takes its own
+    if not said.choices:
+        return judge_answers(said, spoken, (), kind=way.kind, stamp=stamp)
+    with scored_folder(variant, work) as folder:
+        scored = way.open(folder, threads)
+        found = _judge(said, spoken, scored, way, stamp, progress, twin=folder != variant)
+        del scored
+    return found
+
+
+def _judge(
+    said: Said, spoken: AllSpoken, scored: Variant, way: Way, stamp: Stamp, progress: Progress, *, twin: bool
+) -> Answers:
+    """Let what gives the logits of every position choose, and judge that with what the variant itself generated."""
+    chosen = choose_all(said, partial(way.logits, scored), progress)
+    notes = (TWIN_NOTE,) if twin else ()
+    return judge_answers(said, spoken, chosen, kind=way.kind, stamp=stamp, choice_notes=notes)
 
 
 def check_one_graph(variant: Path) -> None:
@@ -129,7 +158,9 @@ def check_one_graph(variant: Path) -> None:
 
 
 def _within_reach(said: Said, way: Way) -> Said:
-    """What the original said of sequences that are run this way."""
+    """What the original said of sequences that are run this way; a stand-in that is slow is asked fewer of them."""
+    if way.kind is Kind.EMULATED and len(said.continued) + len(said.prompted) > 2 * PROMPTS:
+        said = fewer_prompts(replace(said, notes=(*said.notes, FEWER_NOTE)), PROMPTS)
     if not way.below_switch or said.switch is None:
         return said
     return replace(within(said, said.switch), notes=(*said.notes, CHUNKED_NOTE))
@@ -164,30 +195,32 @@ def _drift(variant: Variant, said: Said, way: Way, stamp: Stamp, progress: Progr
     )
 
 
-def _answers(variant: Variant, said: Said, way: Way, stamp: Stamp, progress: Progress) -> Answers:
-    if not said.questions:
-        return Answers(None, ())
-    made = _generate(variant, said, way.batch, progress)
-    tasks, stopping = tasks_record(said, said.questions, made, variant.decode, kind=way.kind, stamp=stamp)
-    return Answers(tasks, (stopping,))
+def _speak(variant: Variant, said: Said, way: Way, progress: Progress) -> AllSpoken:
+    return ask_all(said, partial(generate_all, variant, way.batch), progress)
 
 
-def _generate(variant: Variant, said: Said, batch: int, progress: Progress) -> list[Generation]:
-    """Return the variant's answer to each question, in order; prompts of equal length and limit go together."""
+def generate_all(
+    variant: Variant,
+    batch: int,
+    prompts: Sequence[list[int]],
+    limits: Sequence[int],
+    on_done: Callable[[int], None],
+) -> list[Spoken]:
+    """Return the variant's answer to each prompt, in order; prompts of equal length and limit go together."""
     from phiforge.runtime.generate import generate
 
     groups: dict[tuple[int, int], list[int]] = {}
-    for index, asked in enumerate(said.questions):
-        groups.setdefault((len(asked.prompt), asked.limit), []).append(index)
-    made: dict[int, Generation] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault((len(prompt), limits[index]), []).append(index)
+    made: dict[int, Spoken] = {}
     for (_, limit), indices in groups.items():
         for start in range(0, len(indices), batch):
             part = indices[start : start + batch]
-            prompts = [said.questions[index].prompt for index in part]
-            results = generate(variant, prompts, max_new_tokens=limit, batch_size=batch)
-            made.update(zip(part, results, strict=True))
-            progress("answers", len(made), len(said.questions))
-    return [made[index] for index in range(len(said.questions))]
+            results = generate(variant, [prompts[index] for index in part], max_new_tokens=limit, batch_size=batch)
+            for index, found in zip(part, results, strict=True):
+                made[index] = Spoken(found.tokens, found.stopped_by == "stop-id", variant.decode(found.tokens))
+            on_done(len(made))
+    return [made[index] for index in range(len(prompts))]
 
 
 def token_probes(variant: Variant, said: Said) -> tuple[Probe, ...]:

@@ -20,14 +20,24 @@ from phiforge.checkpoint.config import load_config
 from phiforge.evidence import Agreement, Breakdown, DriftStep, Kind, Probes
 from phiforge.machine import default_threads
 from phiforge.validation.agreement import agreement, compare, of_pairs
+from phiforge.validation.answers import Spoken, ask_all, choose_all, judge_answers
+from phiforge.validation.asking import DEFAULT_ASKING, Asking
 from phiforge.validation.drift import score, score_text
 from phiforge.validation.end_to_end import probe_end_to_end
 from phiforge.validation.held_out import Stamp, ask_checkpoint
 from phiforge.validation.probes import probe_placement
-from phiforge.validation.records import drift_record, tasks_record
+from phiforge.validation.records import drift_record
 from phiforge.validation.run import token_probes
 from phiforge.validation.statistics import BLOCK_TOKENS, block_ids, clustered_mean
-from phiforge.validation.subset import QUESTIONS, cut_reference, cut_text, spread, token_line
+from phiforge.validation.subset import (
+    PROMPTS,
+    QUESTIONS,
+    cut_reference,
+    cut_text,
+    fewer_prompts,
+    fewer_questions,
+    token_line,
+)
 from phiforge.variant import CALIBRATED_FOLDER, QDQ_FOLDER, TWIN_FOLDER
 
 if TYPE_CHECKING:
@@ -35,13 +45,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from phiforge.evidence import AnyEvidence, Drift, Probe, Tasks
+    from phiforge.evidence import AnyEvidence, Drift, Probe
     from phiforge.pipeline import StagesOptions
     from phiforge.runtime.stages import StagedDecoder
     from phiforge.runtime.variant import Variant
     from phiforge.validation.agreement import Comparison
+    from phiforge.validation.answers import Answers
     from phiforge.validation.drift import DriftNumbers, Reference, ReferenceText
-    from phiforge.validation.held_out import Said
+    from phiforge.validation.said import Said
 
     Progress = Callable[[str, int, int], None]
     Floats = NDArray[np.float32]
@@ -50,7 +61,7 @@ if TYPE_CHECKING:
 SURROGATE_NOTE = "the graphs before compilation on the CPU provider, in windows as the device takes them"
 EMULATED_NOTE = "the graphs compiled without shared weights on QNN's emulator for x86: right numbers, no timing"
 # Positions of each measurement that does not go over all texts.
-EMULATED_POSITIONS = 320
+EMULATED_POSITIONS = 512
 DECODED_TEXTS, DECODE_AFTER, DECODED_POSITIONS = 2, 16, 48
 BREAKDOWN_POSITIONS = 2048
 COMPARED_POSITIONS = 1024
@@ -99,6 +110,7 @@ def validate_staged(
     cache: Path,
     threads: int | None,
     progress: Progress,
+    asking: Asking = DEFAULT_ASKING,
 ) -> list[AnyEvidence]:
     """Return the evidence of a variant for an NPU; arguments and errors as `run.validate_variant`.
 
@@ -116,21 +128,22 @@ def validate_staged(
     assert subject.options.context_tokens is not None
     said = ask_checkpoint(
         checkpoint, texts, tasks, context=subject.options.context_tokens, cache=cache, threads=threads,
-        progress=progress,
+        progress=progress, asking=asking,
     )  # fmt: skip
     stamp = Stamp("cpu", threads, subject.sha256, said.fingerprint, (SURROGATE_NOTE,))
     run = _Run(subject=subject, said=said, stamp=stamp, cache=cache, threads=threads, progress=progress)
     runtime = open_variant(twin, threads=threads)
     cpu = open_stages(subject.build / QDQ_FOLDER, threads=threads)
     surrogate = _drift(run, partial(staged_logits, cpu), said.texts, Kind.SURROGATE)
-    answers, stopping = _answers(run, cpu, runtime)
+    answers = _answers(run, cpu, runtime)
     emulator = open_stages(twin, threads=threads)
     emulated, agreements, steps = _emulate(run, cpu, emulator)
     others = [_compare(run, cpu, *item) for item in subject.others.items()]
     steps = (*_kind_steps(run, cpu), *steps)
-    checks = (*token_probes(runtime, said), *stopping, placement,
+    checks = (*token_probes(runtime, said), *answers.stopping, placement,
               *probe_end_to_end(runtime, emulator, token_line(said.texts), progress))  # fmt: skip
-    found = (surrogate, answers, emulated, _probes(run, checks), *agreements, *others, _breakdown(run, steps))
+    found = (surrogate, answers.tasks, answers.free_running, answers.refusals, emulated, _probes(run, checks),
+             *agreements, *others, _breakdown(run, steps))  # fmt: skip
     return [item for item in found if item is not None]
 
 
@@ -147,20 +160,27 @@ def _drift(run: _Run, logits_of: LogitsOf, reference: Reference, kind: Kind) -> 
     )
 
 
-def _answers(run: _Run, decoder: StagedDecoder, runtime: Variant) -> tuple[Tasks | None, tuple[Probe, ...]]:
-    """Answer the questions on the CPU; return the scores, and the probe that the answers end."""
-    from phiforge.runtime.stages import staged_generate
+def _answers(run: _Run, decoder: StagedDecoder, runtime: Variant) -> Answers:
+    """Answer on the CPU, but not all: these graphs answer one prompt at a time."""
+    from phiforge.runtime.stages import staged_generate, staged_logits
 
-    # Not all: these graphs answer one at a time.
-    questions = [run.said.questions[index] for index in spread(len(run.said.questions), QUESTIONS)]
-    if not questions:
-        return None, ()
-    made = []
-    for asked in questions:
-        made.append(staged_generate(decoder, asked.prompt, asked.limit))
-        run.progress("answers", len(made), len(questions))
-    tasks, stopping = tasks_record(run.said, questions, made, runtime.decode, kind=Kind.SURROGATE, stamp=run.stamp)
-    return tasks, (stopping,)
+    said = fewer_prompts(fewer_questions(run.said, QUESTIONS), PROMPTS)
+
+    def speak(prompts: Sequence[list[int]], limits: Sequence[int], on_done: Callable[[int], None]) -> list[Spoken]:
+        made = []
+        for prompt, limit in zip(prompts, limits, strict=True):
+            found = staged_generate(decoder, prompt, limit)
+            made.append(Spoken(found.tokens, found.stopped_by == "stop-id", runtime.decode(found.tokens)))
+            on_done(len(made))
+        return made
+
+    asked = (len(part.questions) + len(part.choices) for part in (said, run.said))
+    prompts = (len(part.continued) + len(part.prompted) for part in (said, run.said))
+    note = "{} of {} questions, {} of {} prompts".format(*asked, *prompts)
+    stamp = replace(run.stamp, notes=(*run.stamp.notes, note))
+    spoken = ask_all(said, speak, run.progress)
+    chosen = choose_all(said, partial(staged_logits, decoder), run.progress)
+    return judge_answers(said, spoken, chosen, kind=Kind.SURROGATE, stamp=stamp)
 
 
 def _emulate(

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phiforge.validation.drift import Reference, ReferenceText
-from phiforge.validation.held_out import answer_limit
+from phiforge.validation.portions import answer_limit, spread
 from phiforge.validation.probes import DECODE_STEPS, TAIL_POSITIONS
 from phiforge.validation.samples import TEXTS
+from phiforge.validation.suites import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from phiforge.validation.held_out import Asked, Said
+    from phiforge.validation.said import Asked, Continued, Prompted, Said
 
 # Questions that are answered where answers take long, evenly spread over all.
 QUESTIONS = 200
+# Prompts of free running, and prompts that may be refused, where generations take long.
+PROMPTS = 8
 # What a package carries of the distributions: so many positions, and the likeliest tokens of each.
 POSITIONS, TOP_K = 2048, 64
 
@@ -27,7 +30,8 @@ def packaged_part(said: Said, ask: Callable[[Sequence[Sequence[int]]], Reference
     """Return the part of what the original said that a package carries, the same whatever variants are in it.
 
     Texts are taken in their order, whole, until 2,048 positions are reached, and the last one is cut there; questions
-    are at most 200, evenly spread; of the prompts around the longrope switch the scored rows remain.
+    and choices are at most 200 each, evenly spread, none whose judging runs code; of the prompts around the longrope
+    switch the scored rows remain.
 
     Args:
         said: All it said.
@@ -35,22 +39,51 @@ def packaged_part(said: Said, ask: Callable[[Sequence[Sequence[int]]], Reference
     """
     chosen = first_texts(said.texts, POSITIONS, said.switch)
     texts = Reference(said.texts.top_k, tuple(text for _, text in chosen))
+    said = without_code(said)
     if not chosen and said.texts.texts:
         texts = ask([said.texts.texts[0].tokens[:POSITIONS].tolist()])
     whole = {
         index for index, text in chosen if len(text.tokens) == len(said.tokenized[len(TEXTS) + index].ids)
     }  # a cut text is not told in full
     own, held_out = said.tokenized[: len(TEXTS)], said.tokenized[len(TEXTS) :]
-    questions = tuple(said.questions[index] for index in spread(len(said.questions), QUESTIONS))
+    some = fewer_questions(said, QUESTIONS)
     around = said.around_switch
-    kept, asked = f"{len(texts.texts)} of {len(said.texts.texts)}", f"{len(questions)} of {len(said.questions)}"
+    asked, whole_count = (len(part.questions) + len(part.choices) for part in (some, said))
+    kept, told = f"{len(texts.texts)} of {len(said.texts.texts)}", f"{asked} of {whole_count}"
     return replace(
-        said,
+        some,
         tokenized=(*own, *(item for index, item in enumerate(held_out) if index in whole)),
         texts=narrow(texts, TOP_K),
         around_switch=narrow(Reference(around.top_k, tuple(map(last_rows, around.texts))), TOP_K) if around else None,
-        questions=questions,
-        notes=(f"reference: the package's top-{TOP_K} of {kept} texts and its answers to {asked} questions",),
+        notes=(f"reference: the package's top-{TOP_K} of {kept} texts and its answers to {told} questions",),
+    )
+
+
+def fewer_questions(said: Said, most: int) -> Said:
+    """Return the same with at most so many questions and so many choices, evenly spread, and their suites alone."""
+    questions = tuple(said.questions[index] for index in spread(len(said.questions), most))
+    choices = tuple(said.choices[index] for index in spread(len(said.choices), most))
+    asked = {asked.task for asked in questions} | {item.task for item in choices}
+    suites = tuple(suite for suite in said.suites if suite.name in asked)
+    return replace(said, suites=suites, questions=questions, choices=choices)
+
+
+def fewer_prompts(said: Said, most: int) -> Said:
+    """Return the same with at most so many prompts of free running and so many that may be refused, evenly spread."""
+    return replace(
+        said,
+        continued=tuple(said.continued[index] for index in spread(len(said.continued), most)),
+        prompted=tuple(said.prompted[index] for index in spread(len(said.prompted), most)),
+    )
+
+
+def without_code(said: Said) -> Said:
+    """Return the same without suites whose judging runs what a model wrote: whoever opens a package runs nothing."""
+    code = {suite.name for suite in said.suites if FORMATS[suite.format].runs_code}
+    return replace(
+        said,
+        suites=tuple(suite for suite in said.suites if suite.name not in code),
+        questions=tuple(asked for asked in said.questions if asked.task not in code),
     )
 
 
@@ -58,7 +91,7 @@ def within(said: Said, context: int) -> Said:
     """Return what a variant of so much context can be held against.
 
     Left out are texts whose cut would be on the other side of the longrope switch, where the original says something
-    else, and questions whose known answer does not fit.
+    else, and questions whose known answer does not fit. Continuations are cut.
     """
     texts = [
         text if len(text.tokens) <= context else cut_text(text, context)
@@ -72,7 +105,22 @@ def within(said: Said, context: int) -> Said:
         texts=Reference(said.texts.top_k, tuple(texts)),
         around_switch=said.around_switch if reaches else None,
         questions=tuple(asked for asked in questions if asked is not None),
+        choices=tuple(item for item in said.choices if len(item.prompt) + max(map(len, item.continuations)) <= context),
+        continued=tuple(
+            _continued_within(item, said.switch, context) for item in said.continued if len(item.prompt) < context
+        ),
+        prompted=tuple(item for item in said.prompted if _fits_whole(item, said.switch, context)),
     )
+
+
+def _continued_within(item: Continued, switch: int | None, context: int) -> Continued:
+    """A greedy continuation under a lower limit is the beginning of the same one."""
+    limit = min(item.limit, answer_limit(len(item.prompt), switch, context))
+    return replace(item, limit=limit, continuation=item.continuation.cut(limit))
+
+
+def _fits_whole(item: Prompted, switch: int | None, context: int) -> bool:
+    return len(item.prompt) < context and item.limit <= answer_limit(len(item.prompt), switch, context)
 
 
 def _question_within(asked: Asked, switch: int | None, context: int) -> Asked | None:
@@ -153,9 +201,3 @@ def _narrow(text: ReferenceText, top_k: int) -> ReferenceText:
         top_log_probabilities=text.top_log_probabilities[:, :top_k],
         tail_log_mass=tail.astype(np.float32),
     )
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of the numbers below `count`, evenly spread."""
-    kept = min(count, most)
-    return [index * count // kept for index in range(kept)]

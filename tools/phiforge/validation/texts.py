@@ -1,31 +1,22 @@
-"""Held-out data: texts to score and questions to answer, JSONL files."""
+"""Held-out data: texts to score, JSONL files; and what is kept of files that need not be here any more."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
 from phiforge.hashing import hash_file
-from phiforge.texts import Message, Question, Task, Text, read_lines
+from phiforge.texts import Question, Task, Text, read_lines
+from phiforge.validation.suites import load_suites
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = [
-    "DataFile",
-    "DataSet",
-    "Message",
-    "Question",
-    "Task",
-    "Text",
-    "data_set",
-    "load_tasks",
-    "load_texts",
-    "task_files",
-]
+    from phiforge.texts import Message
 
 
 @dataclass(frozen=True)
@@ -75,25 +66,37 @@ def load_texts(path: Path) -> tuple[Text, ...]:
 
 
 def load_tasks(folder: Path) -> tuple[Task, ...]:
-    """Return the tasks of a folder of JSONL files of {"id", "messages", "answer"}, sorted by name.
+    """Return what the tasks of a folder ask and what is right, for the search for leaks; suites that run code included.
+
+    The right answer is the text that a check compares with, or the right choice; "" where rules alone are checked.
 
     Raises:
-        EvidenceInvalidError: There is no such file, one cannot be read, a line breaks the schema, or an id comes twice.
+        TasksInvalidError: The tasks cannot be used.
     """
-    files = task_files(folder)
-    if not files:
-        raise _invalid(str(folder), "it holds no .jsonl file")
-    return tuple(Task(name=file.stem, questions=tuple(read_lines(file, Question, _invalid))) for file in files)
+    return tuple(
+        Task(
+            name=suite.name,
+            questions=(
+                *(_question(item.id, item.messages, _answer(item.check)) for item in suite.exercises),
+                *(_question(item.id, item.messages, item.continuations[item.right]) for item in suite.choices),
+            ),
+        )
+        for suite in load_suites(folder, run_code=True)
+    )
 
 
-def task_files(folder: Path) -> list[Path]:
-    """Return the task files of a folder, sorted by name."""
-    return sorted(folder.glob("*.jsonl"))
+def _question(name: str, messages: Sequence[Message], answer: str) -> Question:
+    return Question(id=name, messages=list(messages), answer=answer)
+
+
+def _answer(check: str) -> str:
+    answer = json.loads(check).get("answer", "")
+    return answer if isinstance(answer, str) else ""
 
 
 def _invalid(where: str, why: str) -> errors.EvidenceInvalidError:
     return errors.EvidenceInvalidError(
         f"The held-out data in {where} cannot be used.",
         why=f"{why[:1].upper()}{why[1:]}.",
-        fix='Texts are JSON lines of "id" and "text"; questions of "id", "messages" and "answer".',
+        fix='Texts are JSON lines of "id" and "text".',
     )

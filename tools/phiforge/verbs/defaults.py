@@ -12,6 +12,8 @@ from phiforge.evidence_file import lasting
 from phiforge.machine import describe_machine, tool_versions
 from phiforge.selection import RUNTIME_WHEELS
 from phiforge.toolchain import code_digest
+from phiforge.validation.refusals import load_prompts
+from phiforge.validation.suites.declaration import DECLARATION, task_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +24,7 @@ MEASURING_CODE = (
     "decoder",
     "evidence.py",
     "graph",
+    "intervals.py",
     "machine.py",
     "olive/export_stages.py",
     "runtime",
@@ -56,6 +59,19 @@ def default_tasks(checkpoint: Path) -> Path | None:
     theirs = checkpoint / "tokenizer.json"
     same = theirs.is_file() and theirs.read_bytes() == ours.read_bytes()
     return EVAL_DIR / "tasks" if same else None
+
+
+def data_files(texts: Path | None, tasks: Path | None, checkpoint: Path) -> list[Path]:
+    """Every file of held-out data that a validation reads: texts, tasks and what declares them, the refusals' prompts.
+
+    Args:
+        texts: Held-out text; the embedded one by default.
+        tasks: Folder of tasks; by default the embedded one, for the embedded model only.
+        checkpoint: What is validated against.
+    """
+    folder = tasks or default_tasks(checkpoint)
+    declared = [path for path in (folder / DECLARATION,) if path.is_file()] if folder else []
+    return [texts or default_texts(), *declared, *(task_files(folder) if folder else []), load_prompts()[0]]
 
 
 def check_embedded(data: Path, checkpoint: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge import errors
-from phiforge.evidence import Kind, Probe, Tasks, dump_evidence, parse_evidence
+from phiforge.evidence import FreeRunning, Kind, Probe, Refusals, Tasks, dump_evidence, parse_evidence
 from phiforge.evidence_file import (
     EvidenceFile,
     MachineFacts,
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from phiforge.evidence import AnyEvidence
     from phiforge.gate import Verdict
     from phiforge.target import Profile
-    from phiforge.validation.held_out import Said
+    from phiforge.validation.answers import Answers
+    from phiforge.validation.said import Said
     from phiforge.validation.way import Way
     from phiforge.verbs.explain import Choice, Explanation
     from phiforge.verbs.subject import Subject
@@ -53,8 +54,10 @@ if TYPE_CHECKING:
 
 STORE_FOLDER, KIND = "measured", "part"
 # In the order of the evidence file; how the answers ended goes into the probes.
-RECORD_FILES = ("drift.json", "tasks.json", "probes.json", "latency.json")
+ANSWER_FILES = ("tasks.json", "free-running.json", "refusals.json")
+RECORD_FILES = ("drift.json", *ANSWER_FILES, "probes.json", "latency.json")
 STOPPING_FILE = "stopping.json"
+WORK_FOLDER = "work"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,29 +312,43 @@ def _answers(parts: _Parts, said: Said) -> dict[str, str]:
         said,
         job.way,
         variant_sha256=job.subject.sha256,
+        work=parts.store.root / WORK_FOLDER,
         threads=job.threads,
         progress=parts.stages.watcher.advanced,
     )
     stopping = json.dumps([probe.model_dump(mode="json") for probe in answers.stopping], indent=1)
-    tasks = {"tasks.json": dump_evidence(answers.tasks)} if answers.tasks is not None else {}
-    return {STOPPING_FILE: stopping, **tasks}
+    records = (answers.tasks, answers.free_running, answers.refusals)
+    told = zip(ANSWER_FILES, records, strict=True)
+    return {STOPPING_FILE: stopping, **{name: dump_evidence(record) for name, record in told if record is not None}}
 
 
 def _drift(parts: _Parts, said: Said, answers: dict[str, str]) -> dict[str, str]:
-    from phiforge.validation.run import Answers, validate_variant
+    from phiforge.validation.run import validate_variant
 
     job = parts.job
-    tasks = parse_evidence(answers["tasks.json"], "tasks.json") if "tasks.json" in answers else None
-    assert tasks is None or isinstance(tasks, Tasks)
-    stopping = tuple(Probe.model_validate(item) for item in json.loads(answers[STOPPING_FILE]))
     found = validate_variant(
         job.subject.folder,
         said,
         job.way,
         variant_sha256=job.subject.sha256,
-        work=parts.store.root / "work",
+        work=parts.store.root / WORK_FOLDER,
         threads=job.threads,
         progress=parts.stages.watcher.advanced,
-        answers=Answers(tasks=tasks, stopping=stopping),
+        answers=_read_answers(answers),
     )
     return {"drift.json": dump_evidence(found.drift), "probes.json": dump_evidence(found.probes)}
+
+
+def _read_answers(files: dict[str, str]) -> Answers:
+    from phiforge.validation.answers import Answers
+
+    tasks, running, refusals = (_read(files, name) for name in ANSWER_FILES)
+    assert tasks is None or isinstance(tasks, Tasks)
+    assert running is None or isinstance(running, FreeRunning)
+    assert refusals is None or isinstance(refusals, Refusals)
+    stopping = tuple(Probe.model_validate(item) for item in json.loads(files[STOPPING_FILE]))
+    return Answers(tasks=tasks, free_running=running, refusals=refusals, stopping=stopping)
+
+
+def _read(files: dict[str, str], name: str) -> AnyEvidence | None:
+    return parse_evidence(files[name], name) if name in files else None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from phiforge import errors
 from phiforge.hashing import content_key, hash_file
 from phiforge.machine import default_threads
 from phiforge.packaging.layout import REFERENCE_FOLDER
+from phiforge.validation.asking import DEFAULT_ASKING, Asking
 from phiforge.validation.held_out import ask_checkpoint
 from phiforge.validation.reference import Source, compute_reference
 from phiforge.validation.reference_file import DISTRIBUTIONS_FILE, REFERENCE_FILE, read_reference, write_reference
 from phiforge.validation.subset import packaged_part
-from phiforge.verbs.defaults import default_tasks, default_texts, evidence_code
+from phiforge.verbs.defaults import data_files, default_tasks, default_texts, evidence_code
 from phiforge.verbs.subject import GENAI_CONFIG
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from phiforge.store import Store
-    from phiforge.validation.held_out import Progress, Said
+    from phiforge.validation.asking import Progress
+    from phiforge.validation.said import Said
     from phiforge.variant import CheckpointFacts
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import Stages
@@ -40,6 +43,7 @@ def make_reference(
     cache: Path,
     threads: int | None,
     progress: Progress,
+    asking: Asking = DEFAULT_ASKING,
 ) -> dict[str, bytes]:
     """Return the reference files of a package with these variants, by name.
 
@@ -54,6 +58,7 @@ def make_reference(
         cache: What the original said at the validation.
         threads: Threads of torch, where something must be computed.
         progress: Told of each step: (step, done, total).
+        asking: How much was asked at the validation; code is left out, since no package asks to run any.
     """
     threads = threads or default_threads()
     said = ask_checkpoint(
@@ -64,6 +69,7 @@ def make_reference(
         cache=cache,
         threads=threads,
         progress=progress,
+        asking=asking,
     )
     source = Source(checkpoint, said.fingerprint, cache, threads)
     part = packaged_part(said, lambda ids: compute_reference(source, ids))
@@ -81,12 +87,12 @@ def built_reference(
     store: Store,
     threads: int | None,
     stages: Stages,
+    asking: Asking = DEFAULT_ASKING,
 ) -> dict[str, bytes]:
     """Return the reference files of a build's package, made now unless the store has them; arguments as above."""
-    held_out = tasks or default_tasks(checkpoint)
-    data = [texts or default_texts(), *(sorted(held_out.glob("*.jsonl")) if held_out else [])]
     context = max(context_of(subject) for subject in subjects)
-    key = content_key([KIND, about.model_dump(), context, [hash_file(path) for path in data], evidence_code()])
+    data = [hash_file(path) for path in data_files(texts, tasks, checkpoint)]
+    key = content_key([KIND, about.model_dump(), context, data, asdict(asking), evidence_code()])
     known = store.find(KIND, key)
     if known is not None:
         stages.reused(STAGE)
@@ -94,7 +100,7 @@ def built_reference(
     with stages.timed(STAGE), store.stage(KIND, key) as folder:
         files = make_reference(
             subjects, checkpoint, about, texts=texts, tasks=tasks, cache=store.root / "reference", threads=threads,
-            progress=stages.watcher.advanced,
+            progress=stages.watcher.advanced, asking=asking,
         )  # fmt: skip
         for name, content in files.items():
             (folder / name).write_bytes(content)

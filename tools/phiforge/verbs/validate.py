@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phiforge import catalog, errors
@@ -13,10 +15,11 @@ from phiforge.packaging.layout import MANIFEST, REFERENCE_FOLDER
 from phiforge.pipeline import STAGES_PASS, StagesOptions
 from phiforge.reporting.names import evidence_names
 from phiforge.store import Store, write_atomically
+from phiforge.validation.asking import CONTINUATION_TOKENS, DEFAULT_ASKING, Asking
 from phiforge.variant import WORKFLOW_FILE
 from phiforge.verbs.calibrate import check_calibration
 from phiforge.verbs.checkpoint import locate
-from phiforge.verbs.defaults import default_tasks, default_texts, evidence_code
+from phiforge.verbs.defaults import data_files, default_tasks, default_texts, evidence_code
 from phiforge.verbs.output import prepare_output
 from phiforge.verbs.packaged import running_here
 from phiforge.verbs.reference import context_of, make_reference, packaged_reference
@@ -26,12 +29,14 @@ from phiforge.verbs.watch import Stages, Unwatched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    from phiforge.validation.held_out import Said
+    from phiforge.validation.said import Said
     from phiforge.validation.staged import StagedSubject
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import Watcher
+
+
+HARNESS_FILE = "tasks-lm-eval.json"
 
 
 def validate(
@@ -44,6 +49,9 @@ def validate(
     tasks: Path | None = None,
     threads: int | None = None,
     chunk: int | None = None,
+    allow_code: bool = False,
+    free_running_tokens: int = CONTINUATION_TOKENS,
+    lm_eval: Sequence[str] = (),
     watcher: Watcher | None = None,
 ) -> dict[str, Path]:
     """Validate the variants under `variant` and write their evidence: drift.json, tasks.json, probes.json and others.
@@ -57,10 +65,12 @@ def validate(
         revision: The commit of a Hub id; by default the pinned one.
         output: Folder for the evidence; each variant gets a folder of its name in it.
         texts: Held-out text, JSONL with id and text; the embedded one by default.
-        tasks: Folder of held-out tasks, JSONL with id, messages and answer; by default the embedded ones, for the
-            embedded model only.
+        tasks: Folder of task files with a tasks.toml; by default the embedded ones, for the embedded model only.
         threads: Threads of the runtime; by default the cores this process may use.
         chunk: Tokens of a prompt that a GPU's provider computes at once, 0 for all; by default what its adapter needs.
+        allow_code: Whether tasks are asked whose judging runs what the model wrote, in a sandbox.
+        free_running_tokens: The most tokens of a greedy continuation that is held against the original's.
+        lm_eval: Tasks of the lm-evaluation-harness, asked of original and variant; needs a checkpoint and `[tasks]`.
         watcher: Told of the progress.
 
     Returns:
@@ -75,25 +85,50 @@ def validate(
     """
     watcher = watcher or Unwatched()
     if checkpoint is None:
-        _check_needs_none(variant, texts, tasks, revision)
+        _check_needs_none(variant, texts, tasks or (Path(lm_eval[0]) if lm_eval else None), revision)
     subjects = find_subjects(variant)
     prepare_output(output)
     if checkpoint is None:
         return _by_package(variant, subjects, output, threads, watcher, chunk)
     checkpoint = locate(checkpoint, revision, Stages(watcher))
     cache, written = output / "reference", {}
+    asking = Asking(run_code=allow_code, continuation_tokens=free_running_tokens)
     for subject in subjects:
         found = run_validation(
-            subject, checkpoint, texts=texts, tasks=tasks, cache=cache, threads=threads, watcher=watcher, chunk=chunk
-        )
+            subject, checkpoint, texts=texts, tasks=tasks, cache=cache, threads=threads, watcher=watcher, chunk=chunk,
+            asking=asking,
+        )  # fmt: skip
+        if lm_eval:
+            found |= _ask_harness(subject, checkpoint, lm_eval, cache, threads)
         written[subject.name] = _write(output / subject.name, found)
         if subject.record is not None:
             files = make_reference(
                 [subject], checkpoint, subject.record.checkpoint, texts=texts, tasks=tasks, cache=cache,
-                threads=threads, progress=watcher.advanced,
+                threads=threads, progress=watcher.advanced, asking=asking,
             )  # fmt: skip
             _write(output / subject.name / REFERENCE_FOLDER, files)
     return written
+
+
+def _ask_harness(
+    subject: Subject, checkpoint: Path, names: Sequence[str], work: Path, threads: int | None
+) -> dict[str, str]:
+    """Ask a variant tasks of the harness, on the CPU where its device is not here."""
+    # Imported here: the runtime takes seconds to load.
+    from phiforge.runtime.variant import provider_of, read_config
+    from phiforge.validation.gpu import stand_in_way
+    from phiforge.validation.harness import ask_harness
+    from phiforge.validation.run import check_one_graph
+    from phiforge.validation.way import way_here
+
+    check_one_graph(subject.folder)
+    provider = provider_of(read_config(subject.folder))
+    way = stand_in_way() if provider in GPU_TABLES else way_here(provider)
+    found = ask_harness(
+        subject.folder, checkpoint, names, way, variant_sha256=subject.sha256, context=context_of(subject), work=work,
+        threads=threads or default_threads(),
+    )  # fmt: skip
+    return {HARNESS_FILE: dump_evidence(found)}
 
 
 def _check_needs_none(variant: Path, texts: Path | None, tasks: Path | None, revision: str | None) -> None:
@@ -151,8 +186,7 @@ def validate_by(
         threads=threads,
         progress=watcher.advanced,
     )
-    found = (result.drift, result.tasks, result.probes)
-    return evidence_files([evidence for evidence in found if evidence is not None])
+    return evidence_files(result.records())
 
 
 def run_validation(
@@ -167,12 +201,13 @@ def run_validation(
     others: Sequence[Subject] = (),
     chunk: int | None = None,
     project: Path | None = None,
+    asking: Asking = DEFAULT_ASKING,
 ) -> dict[str, str]:
     """Validate one variant against its checkpoint and return its evidence as JSON text, by file name.
 
     A variant for an NPU or a GPU is held against `others`, variants of the same checkpoint for the CPU. `chunk` is what
     a GPU provider computes of a prompt at once: 0 for all, None for what its adapter needs. `project` has the table of
-    what that provider has kernels for; it is found from the working folder by default.
+    what that provider has kernels for; it is found from the working folder by default. `asking` says how much is asked.
 
     Raises:
         LeakageError: It was calibrated on texts that it would be judged by.
@@ -187,11 +222,11 @@ def run_validation(
     if subject.calibration:
         check_calibration(subject.calibration, texts or default_texts(), tasks)
     if subject.build is not None:
-        return _validate_staged(subject, checkpoint, texts, tasks, cache, threads, watcher, others)
+        return _validate_staged(subject, checkpoint, texts, tasks, cache, threads, watcher, others, asking)
     check_loads_here(subject)
     said = ask_checkpoint(
         checkpoint, texts or default_texts(), tasks, context=context_of(subject), cache=cache,
-        threads=threads or default_threads(), progress=watcher.advanced,
+        threads=threads or default_threads(), progress=watcher.advanced, asking=asking,
     )  # fmt: skip
     provider = provider_of(read_config(subject.folder))
     if provider not in GPU_TABLES:
@@ -212,6 +247,7 @@ def _validate_staged(
     threads: int | None,
     watcher: Watcher,
     others: Sequence[Subject],
+    asking: Asking,
 ) -> dict[str, str]:
     """Validate a variant for an NPU by what was made on the way."""
     from phiforge.validation.staged import validate_staged
@@ -225,6 +261,7 @@ def _validate_staged(
         cache=cache,
         threads=threads,
         progress=watcher.advanced,
+        asking=asking,
     )
     return evidence_files(found)
 
@@ -264,15 +301,15 @@ def validation_key(
     threads: int | None,
     others: Sequence[Subject] = (),
     project: Path | None = None,
+    asking: Asking = DEFAULT_ASKING,
 ) -> str:
     """The key of a validation: everything its numbers depend on."""
-    tasks = tasks or default_tasks(checkpoint)
-    task_files = sorted(tasks.glob("*.jsonl")) if tasks else []
-    data = [hash_file(path) for path in (texts or default_texts(), *task_files)]
+    data = [hash_file(path) for path in data_files(texts, tasks, checkpoint)]
     compared = [other.sha256 for other in others]
     provider = subject.record.provider if subject.record else ""
     gpu = gpu_key(provider, project or catalog.find_project()) if provider in GPU_TABLES else []
-    return content_key(["validation", subject.sha256, compared, fingerprint, data, threads, gpu, evidence_code()])
+    asked = [threads, asdict(asking)]
+    return content_key(["validation", subject.sha256, compared, fingerprint, data, asked, gpu, evidence_code()])
 
 
 def stored_validation(store: Store, key: str) -> dict[str, str] | None:

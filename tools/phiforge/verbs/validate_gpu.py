@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from phiforge.evidence import AnyEvidence
-    from phiforge.validation.held_out import Said
+    from phiforge.validation.said import Said
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import Watcher
 
