@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from phiforge import errors
 from phiforge.checkpoint.tensors import expected_tensors
+from phiforge.devices import DevicePlan, pipeline_costs, plan_device
 from phiforge.hashing import content_key
 from phiforge.needs import Preflight, predict
 from phiforge.parts import fitting_parts, layer_bytes
@@ -75,7 +76,10 @@ class NpuPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantPlan:
-    """One variant: a pipeline resolved for a checkpoint, and the profiles that share it; `npu` if it is for an NPU."""
+    """One variant: a pipeline resolved for a checkpoint, and the profiles that share it; `npu` if it is for an NPU.
+
+    `devices` has what is predicted of each profile's device.
+    """
 
     name: str
     profiles: tuple[str, ...]
@@ -90,6 +94,7 @@ class VariantPlan:
     norm_weights: int
     key: str
     npu: NpuPlan | None = None
+    devices: tuple[DevicePlan, ...] = ()
 
     @property
     def weight_bytes(self) -> int:
@@ -292,6 +297,8 @@ def _variant(
     floats, norms = float_bytes(pipeline), norm_weights(config)
     weights = plan_weights(config, pipeline.quantize_options(), row_scales=npu is not None, scale_bytes=floats)
     calibrated = [options for options in (pipeline.quantize_options(), pipeline.calibrate_options()) if options]
+    costs = pipeline_costs(config, pipeline, weights, floats * norms)
+    context = npu.context_tokens if npu else None
     return VariantPlan(
         name=pipeline.name,
         profiles=tuple(profile.name for profile in profiles),
@@ -306,6 +313,7 @@ def _variant(
         norm_weights=norms,
         key=content_key([fingerprint, workflow, dict(toolchain)]),
         npu=npu,
+        devices=tuple(plan_device(profile, costs, config.max_positions, context) for profile in profiles),
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 # The provider, by its name in genai_config, and the device of each target.
@@ -53,15 +54,43 @@ class Build(Section):
     pipeline: str
 
 
+class Roofline(Section):
+    """How fast the device moves and computes, for predictions alone; nothing is judged by it.
+
+    `operations_per_s` counts a multiplication with its addition as two, in the type that the products are computed in.
+    The efficiencies are fitted to measurements; `efficiency_source` names them, or says from which other kind of device
+    they are borrowed, and only fitted ones have an `efficiency_error_fraction`.
+    """
+
+    memory_bandwidth_bytes_per_s: Positive
+    operations_per_s: Positive
+    source: Annotated[str, Field(min_length=1)]
+    bandwidth_efficiency_fraction: Annotated[float, Field(gt=0, le=1)]
+    compute_efficiency_fraction: Annotated[float, Field(gt=0, le=1)]
+    node_overhead_us: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    efficiency_source: Annotated[str, Field(min_length=1)]
+    efficiency_error_fraction: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
 class Hardware(Section):
     """Facts of the device that a plan or a check needs; a GPU's vendor by its PCI id, where only one is meant.
 
-    A profile of a GPU may leave the processor's architecture open.
+    A profile of a GPU may leave the processor's architecture open. `model_memory_fraction` is the share of the memory
+    that a model may take, and `context_tokens` the context that must fit in it, or the model's own where that is less;
+    on an NPU the context is that of the compiled graphs.
     """
 
     architecture: Literal["x86_64", "arm64"] | None = None
     memory_bytes: Annotated[int, Field(gt=0)]
+    model_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.75
+    context_tokens: Annotated[int, Field(ge=64)] = 4096
     gpu_vendor_id: Annotated[int, Field(ge=0, le=0xFFFF)] | None = None
+    roofline: Roofline | None = None
+
+    @property
+    def available_bytes(self) -> int:
+        """Memory that a model may take."""
+        return int(self.memory_bytes * self.model_memory_fraction)
 
 
 class Npu(Section):
@@ -134,14 +163,46 @@ class Budgets(Section):
     float16_relative_error_max: Positive | None = None
 
 
+class Thorough(Section):
+    """What `phiforge bench --thorough` measures besides: pauses before an answer, and how long the rest may take."""
+
+    idle_s: Annotated[list[Annotated[float, Field(ge=0, le=3600)]], Field(min_length=1)] = [0.0, 1.0, 10.0]
+    idle_repeats: Annotated[int, Field(ge=1, le=100)] = 3
+    position_seconds_max: Positive = 120.0
+
+
 class Measure(Section):
-    """How latency is measured on the device."""
+    """How latency is measured on the device.
+
+    No prompt length is begun that would end later than `seconds_max` after the first one; the decode by context
+    position goes as far as `position_seconds_max` allows.
+    """
 
     warmups: Annotated[int, Field(ge=1, le=100)]
     repeats: Annotated[int, Field(ge=3, le=1000)]
     prompt_tokens: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     decode_tokens: Annotated[int, Field(ge=8)]
     threads: Annotated[int, Field(ge=1)] | None = None
+    seconds_max: Positive = 300.0
+    position_seconds_max: Positive = 2.0
+    thorough: Thorough = Thorough()
+
+
+class Regression(Section):
+    """How much worse than the previous release a variant may be on the device; what is not named has its default.
+
+    A growth or slowdown is a share of the earlier number, a loss the difference of two fractions. Drift, answers and
+    time are only worse if the difference is also beyond what their errors explain.
+    """
+
+    variant_bytes_growth_fraction_max: Share = 0.05
+    kl_mean_growth_fraction_max: Share = 0.10
+    kl_p99_growth_fraction_max: Share = 0.25
+    top1_agreement_loss_fraction_max: Share = 0.01
+    answer_recovery_loss_fraction_max: Share = 0.02
+    peak_anon_bytes_growth_fraction_max: Share = 0.10
+    ttft_slowdown_fraction_max: Share = 0.10
+    decode_slowdown_fraction_max: Share = 0.10
 
 
 class Profile(Section):
@@ -156,6 +217,7 @@ class Profile(Section):
     accepts: Annotated[list[Annotated[Kind, Field(strict=False)]], Field(min_length=1)]
     budgets: Budgets
     budgets_for: dict[str, Budgets] = {}
+    regression: Regression = Regression()
     measure: Measure
 
     @model_validator(mode="after")

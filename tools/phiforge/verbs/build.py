@@ -17,6 +17,7 @@ from phiforge.pipeline import MEASURED, StagesOptions
 from phiforge.plan import resolve
 from phiforge.store import Store
 from phiforge.toolchain import toolchain
+from phiforge.validation.asking import Asking
 from phiforge.verbs.bench import bench_key, latency_file, run_bench
 from phiforge.verbs.calibrate import Calibrating, check_calibration, complete_pipelines, needs_calibration
 from phiforge.verbs.checkpoint import examine, locate
@@ -24,7 +25,8 @@ from phiforge.verbs.conform import check_planned
 from phiforge.verbs.defaults import default_calibration, default_tasks, default_texts
 from phiforge.verbs.make_variant import make_variant, work_key
 from phiforge.verbs.package import PackageInput, publish
-from phiforge.verbs.preflight import check_resources
+from phiforge.verbs.predict import predictions
+from phiforge.verbs.preflight import check_memory_of_devices, check_resources
 from phiforge.verbs.reference import built_reference
 from phiforge.verbs.resolving import resolve_names
 from phiforge.verbs.subject import find_subjects
@@ -52,7 +54,7 @@ class BuildResult:
     plan: Plan
     package: Path | None
     content_sha256: str | None
-    reports: dict[str, Path]
+    report: Path | None
     verdicts: dict[str, Verdict]
     stages: tuple[StageRecord, ...]
 
@@ -67,6 +69,7 @@ class BuildOptions:
     tasks: Path | None
     threads: int | None
     calibration: Path
+    asking: Asking
 
 
 def build(
@@ -82,6 +85,7 @@ def build(
     texts: Path | None = None,
     tasks: Path | None = None,
     threads: int | None = None,
+    allow_code: bool = False,
     dry_run: bool = False,
     project: Path | None = None,
     watcher: Watcher | None = None,
@@ -103,14 +107,15 @@ def build(
         context: Tokens of context of the variants for an NPU; by default as many as model and device hold.
         calibration: Calibration texts, JSONL with id and text; the embedded ones by default.
         texts: Held-out text for drift, JSONL with id and text; the embedded one by default.
-        tasks: Folder of held-out tasks, JSONL with id, messages and answer.
+        tasks: Folder of task files with a tasks.toml.
         threads: Threads of the runtime during validation; by default the cores this process may use.
+        allow_code: Whether tasks are asked whose judging runs what the model wrote, in a sandbox.
         dry_run: Stop when the plan is resolved and found to fit.
         project: The project whose pipelines and profiles are meant; found from the working folder by default.
         watcher: Told of the plan, the stages and their progress.
 
     Returns:
-        The package, a report and a verdict for each profile, and the stages with their times.
+        The package, its report, a verdict for each profile, and the stages with their times.
 
     Raises:
         PhiforgeError: In one of the ways of `phiforge.errors`; nothing half-made stands under a final name.
@@ -134,9 +139,11 @@ def build(
             tasks=tasks,
             threads=threads,
             calibration=calibration or default_calibration(),
+            asking=Asking(run_code=allow_code),
         )
         about = _check_calibration(pipelines, facts, fingerprint, options)
         plan = resolve(facts, fingerprint, profiles, complete_pipelines(pipelines, about, None, stages), toolchain())
+        check_memory_of_devices(plan)
         if any(store.find("variant", variant.key) is None for variant in plan.variants):
             check_resources(plan, output, lambda: _other_plans(root, targets, facts, fingerprint))
         if not dry_run:
@@ -146,7 +153,7 @@ def build(
         watcher.resolved(plan)
         if dry_run:
             return BuildResult(
-                plan=plan, package=None, content_sha256=None, reports={}, verdicts={}, stages=tuple(stages.records)
+                plan=plan, package=None, content_sha256=None, report=None, verdicts={}, stages=tuple(stages.records)
             )
         return _run(plan, facts, profiles, store, stages, options)
 
@@ -222,6 +229,7 @@ def _run(
         # What a GPU or an NPU takes is measured on the device; no other machine says anything of it.
         for profile in own if variant.device == "cpu" else ():
             evidence |= _benched(subject, profile, store, stages)
+        evidence |= predictions(subject, own)
         inputs.append(
             PackageInput(
                 subject=subject,
@@ -233,7 +241,7 @@ def _run(
         )
     reference = built_reference(
         [item.subject for item in inputs], facts.folder, inputs[0].record.checkpoint, texts=options.texts,
-        tasks=options.tasks, store=store, threads=options.threads, stages=stages,
+        tasks=options.tasks, store=store, threads=options.threads, stages=stages, asking=options.asking,
     )  # fmt: skip
     store.discard_work("olive", work_key(plan))
     return _packaged(plan, inputs, reference, store, stages, options)
@@ -268,8 +276,9 @@ def _validated(
     stage = f"validate {subject.name}"
     compared = [other for other in others if subject.record and subject.record.device != "cpu"]
     key = validation_key(
-        subject, fingerprint, options.texts, options.tasks, checkpoint, options.threads, compared, options.project
-    )
+        subject, fingerprint, options.texts, options.tasks, checkpoint, options.threads, compared, options.project,
+        options.asking,
+    )  # fmt: skip
     known = stored_validation(store, key)
     if known is not None:
         stages.reused(stage)
@@ -285,6 +294,7 @@ def _validated(
             watcher=stages.watcher,
             others=compared,
             project=options.project,
+            asking=options.asking,
         )
         for name, text in found.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
@@ -332,7 +342,7 @@ def _packaged(
         package=final,
         content_sha256=content,
         stages=tuple(stages.records),
-        reports={name: final / REPORT_FOLDER / name / "report.html" for name in reports},
+        report=final / REPORT_FOLDER / "report.html",
         verdicts={name: report.verdict for name, report in reports.items()},
     )
 

@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING
 import psutil
 
 from phiforge import errors
+from phiforge.devices import check_devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from phiforge.plan import Plan
+
+
+def check_memory_of_devices(plan: Plan) -> None:
+    """Hold every variant against the memory of the devices it is for.
+
+    Raises:
+        DeviceTooSmallError: A device cannot hold its variant with the context that its profile promises.
+    """
+    for variant in plan.variants:
+        check_devices(variant.devices, variant.name, compiled=variant.npu is not None)
 
 
 def check_resources(plan: Plan, output: Path, others: Callable[[], Mapping[str, Plan]]) -> None:

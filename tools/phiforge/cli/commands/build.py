@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from phiforge.cli import render
-from phiforge.cli.options import Output, Project, Quiet, Revision, Targets, Tasks, Texts, Threads, app
+from phiforge.cli.options import AllowCode, Output, Project, Quiet, Revision, Targets, Tasks, Texts, Threads, app
 from phiforge.cli.progress import ProgressWatcher
 
 
@@ -34,6 +34,7 @@ def build(
     texts: Texts = None,
     tasks: Tasks = None,
     threads: Threads = None,
+    allow_code: AllowCode = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan.")] = False,
     project: Project = None,
     quiet: Quiet = False,
@@ -58,6 +59,7 @@ def build(
             texts=texts,
             tasks=tasks,
             threads=threads,
+            allow_code=allow_code,
             dry_run=dry_run,
             project=project,
             watcher=watcher,
