@@ -43,7 +43,7 @@ def _contents(root: Path, *, evidence: str = "{}") -> Contents:
         description="a model",
         licences=[licence],
         variants=[variant],
-        reports={"cpu-x64": {"report.md": "# report"}},
+        reports=lambda content: {"report.md": f"# report of {content}"},
         metadata={},
     )
 
@@ -207,7 +207,7 @@ def test_an_npu_variant_s_facts_and_evidence_travel_in_its_package(stage: Path, 
 def test_the_report_of_a_package_has_its_npu_facts_and_all_evidence(stage: Path, tmp_path: Path) -> None:
     final = tmp_path / "p.ortpackage"
     publish([npu_input(stage)], final, ())
-    made = report(final, output=tmp_path / "out")["qnn-x-elite"].report
+    made = report([final], output=tmp_path / "out").fleet.report_for("qnn-x-elite")
     assert made.variant.npu == samples.npu_facts()
     npu = load_profile(PROFILE).npu
     assert npu is not None
@@ -221,11 +221,11 @@ def test_a_speed_measured_on_the_device_lifts_the_notice(stage: Path, tmp_path: 
     item = npu_input(stage)
     publish([item], final, ())
     here = samples.latency(variant_sha256=item.subject.sha256)
-    machine = here.conditions.machine.model_copy(update={"process_architecture": "arm64"})
+    machine = here.conditions.machine.model_copy(update={"architecture": "arm64", "process_architecture": "arm64"})
     there = here.model_copy(update={"conditions": here.conditions.model_copy(update={"machine": machine})})
     for latency, notices in ((here, 1), (there, 0)):
         path = tmp_path / "latency-qnn-x-elite.json"
         path.write_text(dump_evidence(latency), encoding="utf-8")
-        made = report(final, output=tmp_path / "out", evidence=[path])["qnn-x-elite"].report
+        made = report([final], output=tmp_path / "out", evidence=[path]).fleet.report_for("qnn-x-elite")
         assert len(made.notices) == notices
         assert made.latency == latency

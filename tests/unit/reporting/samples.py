@@ -12,6 +12,7 @@ from phiforge.evidence import (
     Drift,
     DriftStep,
     Estimate,
+    Interval,
     Kind,
     Latency,
     LatencyRow,
@@ -25,14 +26,20 @@ from phiforge.evidence import (
     TaskScore,
 )
 from phiforge.gate import judge
+from phiforge.intervals import interval_of_recovery
+from phiforge.reporting.names import evidence_names
 from phiforge.reporting.schema import (
+    Fleet,
     PipelineFacts,
     ProfileFacts,
     Report,
+    Source,
     Stage,
     VariantFacts,
     first_of,
     further_than,
+    make_entry,
+    make_fleet,
 )
 from phiforge.target import Budgets
 from phiforge.variant import BinaryFile, CheckpointFacts, CompiledGraph, NpuFacts, TensorFacts, WeightGroup
@@ -108,6 +115,7 @@ def drift(kind: Kind = Kind.MEASURED, variant_sha256: str = VARIANT) -> Drift:
         kl_percentiles_nats=Percentiles(
             p1=2.4e-7, p5=4.1e-6, p50=0.00713, p90=0.0517, p95=0.0842, p99=0.2017, p99_9=0.631, max=3.412
         ),
+        kl_p99_interval_nats=Interval(low=0.1914, high=0.2138),
         top1_agreement_fraction=Estimate(mean=0.9341, standard_error=0.0022),
         true_token_change_fraction=Estimate(mean=-0.0031, standard_error=0.0004),
         true_token_change_rms_fraction=0.0418,
@@ -134,6 +142,9 @@ def score(task: str, questions: int, before: int, *, lost: int, gained: int, p: 
         flips_to_right=gained,
         mcnemar_p=p,
         recovery_fraction=after / before if before else 0.0,
+        recovery_interval_fraction=interval_of_recovery(
+            reference_correct=before, to_right=gained, to_wrong=lost, count=questions
+        ),
         reference_tokens_per_answer=141.2,
         variant_tokens_per_answer=143.9,
     )
@@ -197,6 +208,9 @@ def latency(kind: Kind = Kind.MEASURED, variant_sha256: str = VARIANT) -> Latenc
                 decode_tokens_per_s_p95=speed * 0.94,
                 inter_token_p50_ms=1000 / speed,
                 inter_token_p99_ms=1000 / speed * 1.31,
+                ttft_ms=tuple(ttft * share for share in (1.07, 1.0, 0.985, 1.02, 0.99)),
+                decode_tokens_per_s=tuple(speed * share for share in (0.93, 1.0, 1.005, 0.98, 1.01)),
+                inter_token_p99_interval_ms=Interval(low=1000 / speed * 1.26, high=1000 / speed * 1.38),
             )
             for prompt, ttft, speed in (
                 (16, 331.0, 11.84),
@@ -463,3 +477,15 @@ def npu_report(*, evidence: tuple[AnyEvidence, ...] | None = None, confirmed: bo
     facts = plain.variant.model_copy(update={"npu": npu_facts(confirmed=confirmed)})
     notice = "Latency is unverified until the device has measured it: no number here is of its speed."
     return plain.model_copy(update={"profile": profile, "variant": facts, "notices": (notice,)})
+
+
+def fleet(*reports: Report) -> Fleet:
+    """A whole report about these variants and devices, each with a file for each piece of evidence."""
+    entries = []
+    for made in reports or (report(),):
+        sources = {
+            id(record): Source(file=f"evidence/v/{name}.json", sha256="ab" * 32, href=f"../evidence/v/{name}.json")
+            for name, record in zip(evidence_names(made.evidence), made.evidence, strict=True)
+        }
+        entries.append(make_entry("mini.ortpackage", "c" * 64, made, sources))
+    return make_fleet(entries, "1.0.0")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
+import json
 import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
@@ -11,7 +14,17 @@ import pytest
 from markdown_it import MarkdownIt
 
 from phiforge.evidence import Estimate, Kind
-from phiforge.reporting import Report, report_html, report_json, report_markdown, write_report
+from phiforge.reporting import (
+    Fleet,
+    Report,
+    llama_bench_json,
+    perf_yaml,
+    report_html,
+    report_json,
+    report_markdown,
+    write_report,
+)
+from phiforge.reporting.content import headline
 from phiforge.reporting.markdown import escape
 from phiforge.target import Budgets
 from unit.reporting import samples
@@ -91,60 +104,121 @@ def evil(report: Report) -> Report:
     return Report.model_validate(spoiled)
 
 
+def hostile(report: Report) -> Fleet:
+    """A whole report of it, with hostile names of package and files too."""
+    fleet = samples.fleet(evil(report))
+    (entry,) = fleet.entries
+    sources = tuple(
+        source.model_copy(update={"file": f"{EVIL}.json", "href": "../%3Cscript%3E%29%22%27%7C.json"})
+        for source in entry.sources
+    )
+    entry = entry.model_copy(update={"package": f"{EVIL}.ortpackage", "sources": sources})
+    return fleet.model_copy(update={"entries": (entry,), "notices": (EVIL,)})
+
+
 def test_the_page_is_well_formed_and_has_every_part() -> None:
-    page = Reader(report_html(samples.report()))
+    page = Reader(report_html(samples.fleet()))
     assert page.open == []
-    assert page.tags.count("svg") == 6
-    for words in ("fail 14 of 15 checks pass; 1 fails.", samples.VARIANT, "0.02134 ± 0.00081 nats", "12,411 ms"):
+    assert page.tags.count("figure") == 7
+    said = f"fail {headline(samples.report().verdict)}"
+    for words in (said, samples.VARIANT, "0.02134 ± 0.00081 nats", "12,411 ms"):
         assert words in page.text, words
-    for title in ("Budgets", "Drift", "Answers", "Probes", "Time", "Memory", "Variant", "Build", "Conditions"):
+    titles = (
+        "Budgets",
+        "Drift",
+        "Answers",
+        "Probes",
+        "Time",
+        "Memory",
+        "Variant",
+        "Build",
+        "Evidence",
+        "What is missing",
+    )
+    for title in titles:
         assert title in page.text
 
 
 def test_the_page_asks_for_nothing_from_outside() -> None:
-    text = report_html(samples.report())
+    text = report_html(samples.fleet())
     page = Reader(text)
-    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image", "use"} & set(page.tags)
+    assert not {"link", "img", "iframe", "object", "embed", "base", "image", "use"} & set(page.tags)
     names = {name for name, _ in page.attributes}
-    assert not {"src", "srcset", "href", "xlink:href", "action", "data", "poster", "background"} & names
+    assert not {"src", "srcset", "xlink:href", "action", "data", "poster", "background"} & names
     assert not [name for name in names if name.startswith("on")]
-    assert not re.search(r"https?:|//[a-z]|url\(|@import", text)
-    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in page.attributes
+    assert all(not re.match(r"[a-z]+:|//", value) for name, value in page.attributes if name == "href")
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert not re.search(r"https?:|url\(|@import", style)
+
+
+def test_the_policy_lets_only_the_page_s_own_scripts_run() -> None:
+    text = report_html(samples.fleet())
+    (policy,) = [value for name, value in Reader(text).attributes if value.startswith("default-src")]
+    given = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert given["default-src"] == "'none'"
+    scripts = re.findall(r"<script(?: type=\"text/plain\" id=\"vega\")?>(.*?)</script>", text, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert len(hashes) == 3
+    assert sorted(given["script-src"].split()) == sorted(f"'sha256-{digest}'" for digest in hashes)
+    assert "unsafe" not in given["script-src"]
+
+
+def test_every_link_inside_the_page_leads_somewhere() -> None:
+    for fleet in (samples.fleet(), samples.fleet(samples.report(), samples.npu_report())):
+        page = Reader(report_html(fleet))
+        ids = {value for name, value in page.attributes if name == "id"}
+        inside = {value.removeprefix("#") for name, value in page.attributes if name == "href" and value[0] == "#"}
+        assert len(inside) > len(fleet.entries)
+        assert inside <= ids
+
+
+def test_a_number_leads_to_its_evidence_and_that_to_its_file() -> None:
+    text = report_html(samples.fleet())
+    assert 'href="#/Phi-4-mini-instruct/cpu-x64/evidence-latency">9.87</a>' in text
+    row = text[text.index('<tr id="/Phi-4-mini-instruct/cpu-x64/evidence-latency">') :]
+    row = row[: row.index("</tr>")]
+    assert '<a href="../evidence/v/latency.json">evidence/v/latency.json</a>' in row
+    assert "<code>abababababab</code>" in row
 
 
 def test_ids_are_unique() -> None:
     twice = (*samples.npu_evidence(), samples.drift(Kind.EMULATED), samples.probes(), samples.latency())
     for report in (samples.report(), samples.npu_report(evidence=(*twice, samples.latency(Kind.EMULATED)))):
-        ids = [value for name, value in Reader(report_html(report)).attributes if name == "id"]
+        ids = [value for name, value in Reader(report_html(samples.fleet(report))).attributes if name == "id"]
         assert len(ids) == len(set(ids))
 
 
 def test_text_from_files_is_never_markup() -> None:
-    report = evil(samples.report())
-    page = Reader(report_html(report))
+    text = report_html(hostile(samples.report()))
+    page, plain = Reader(text), Reader(report_html(samples.fleet()))
     assert page.open == []
-    assert "script" not in page.tags
-    assert sorted(set(page.tags)) == sorted(set(Reader(report_html(samples.report())).tags))
+    assert page.tags.count("script") == plain.tags.count("script")
+    assert sorted(set(page.tags)) == sorted(set(plain.tags))
     assert "<script>alert(1)</script>\"'&|`" in page.text
+    drawings = text[text.index('id="drawings">') + len('id="drawings">') :]
+    drawings = drawings[: drawings.index("</script>")]
+    assert not set("<>&") & set(drawings)
+    assert "<script>alert(1)</script>" in json.dumps(json.loads(drawings))
 
 
 def test_markdown_text_from_files_is_never_markup() -> None:
     reader = MarkdownIt("commonmark", {"html": True}).enable("table")
-    plain, hostile = (
-        Reader(reader.render(report_markdown(report))) for report in (samples.report(), evil(samples.report()))
+    plain, spoiled = (
+        Reader(reader.render(report_markdown(fleet))) for fleet in (samples.fleet(), hostile(samples.report()))
     )
-    assert set(hostile.tags) == set(plain.tags)
-    assert hostile.tags.count("td") == plain.tags.count("td") - 2 * (len(samples.variant().operators) - 1)
-    assert "<script>alert(1)</script>\"'&|`" in hostile.text
+    assert set(spoiled.tags) == set(plain.tags)
+    assert spoiled.tags.count("td") == plain.tags.count("td") - 2 * (len(samples.variant().operators) - 1)
+    assert "<script>alert(1)</script>\"'&|`" in spoiled.text
 
 
 def test_markdown_rows_are_as_wide_as_their_heads() -> None:
     def width(line: str) -> int:
         return len(re.findall(r"(?<!\\)\|", line))
 
-    for report in (samples.report(), evil(samples.report()), samples.npu_report(), evil(samples.npu_report())):
+    plain = samples.report(), samples.npu_report()
+    for fleet in (*map(samples.fleet, plain), samples.fleet(*plain), *map(hostile, plain)):
         table: list[int] = []
-        for line in [*report_markdown(report).splitlines(), ""]:
+        for line in [*report_markdown(fleet).splitlines(), ""]:
             if line.startswith("|"):
                 table.append(width(line))
             else:
@@ -159,16 +233,16 @@ def test_escape() -> None:
 @pytest.mark.parametrize("kind", list(Kind))
 def test_every_kind_of_evidence_is_shown(kind: Kind) -> None:
     report = samples.report(evidence=(samples.drift(kind),))
-    assert f"Evidence: **{kind}**" in report_markdown(report)
-    assert f'class="kind kind-{kind}"' in report_html(report)
+    assert f"Evidence: **{kind}**" in report_markdown(samples.fleet(report))
+    assert f'class="kind kind-{kind}"' in report_html(samples.fleet(report))
 
 
 @pytest.mark.parametrize("given", [samples.report(), samples.npu_report()], ids=["cpu", "npu"])
 def test_the_same_report_gives_the_same_bytes(given: Report) -> None:
-    first, second = given, Report.model_validate_json(report_json(given))
-    assert report_html(first) == report_html(second)
-    assert report_markdown(first) == report_markdown(second)
-    assert report_json(first) == report_json(second)
+    first = samples.fleet(given)
+    second = Fleet.model_validate_json(report_json(first))
+    for render in (report_html, report_markdown, report_json, llama_bench_json, perf_yaml):
+        assert render(first) == render(second)
 
 
 NPU_WORDS = (
@@ -202,8 +276,10 @@ NPU_WORDS = (
 
 def test_an_npu_s_report_has_every_part_on_both_pages() -> None:
     report = samples.npu_report()
-    page = Reader(report_html(report))
-    markdown = Reader(MarkdownIt("commonmark", {"html": True}).enable("table").render(report_markdown(report)))
+    page = Reader(report_html(samples.fleet(report)))
+    markdown = Reader(
+        MarkdownIt("commonmark", {"html": True}).enable("table").render(report_markdown(samples.fleet(report)))
+    )
     assert page.open == []
     for text in (page.text, markdown.text):
         for words in NPU_WORDS:
@@ -212,36 +288,38 @@ def test_an_npu_s_report_has_every_part_on_both_pages() -> None:
 
 def test_an_npu_s_report_says_at_the_top_that_latency_is_unverified() -> None:
     report = samples.npu_report()
-    for text in (report_markdown(report), report_html(report)):
-        assert text.index("Latency is unverified") < text.index(report.checkpoint.name)
+    markdown, page = report_markdown(samples.fleet(report)), report_html(samples.fleet(report))
+    assert markdown.index("Latency is unverified") < markdown.index(report.checkpoint.name)
+    own = page[page.index('<div class="header">') :]
+    assert own.index("Latency is unverified") < own.index(report.checkpoint.name)
 
 
 def test_kinds_stand_in_sections_of_their_own() -> None:
-    lines = report_markdown(samples.npu_report()).splitlines()
+    lines = report_markdown(samples.fleet(samples.npu_report())).splitlines()
     for title, kind in (("Drift on the surrogate", "surrogate"), ("Drift on the emulator", "emulated")):
         assert lines[lines.index(f"## {title}") + 2] == f"Evidence: **{kind}**"
-    assert "## Drift" in report_markdown(samples.report()).splitlines()
+    assert "## Drift" in report_markdown(samples.fleet()).splitlines()
 
 
 def test_a_confirmed_soc_raises_no_doubt_and_a_cpu_has_no_npu() -> None:
-    confirmed = report_markdown(samples.npu_report(confirmed=True))
+    confirmed = report_markdown(samples.fleet(samples.npu_report(confirmed=True)))
     assert "not confirmed" not in confirmed
     assert samples.SOC_SOURCE in confirmed
-    plain = report_markdown(samples.report())
+    plain = report_markdown(samples.fleet())
     for title in ("On the NPU", "Agreement", "Where the drift comes from"):
         assert f"## {title}" not in plain
 
 
 def test_hostile_text_about_an_npu_is_never_markup() -> None:
-    page = Reader(report_html(evil(samples.npu_report())))
+    page = Reader(report_html(hostile(samples.npu_report())))
     assert page.open == []
-    assert set(page.tags) == set(Reader(report_html(samples.npu_report())).tags)
+    assert set(page.tags) == set(Reader(report_html(samples.fleet(samples.npu_report()))).tags)
 
 
 def test_a_budget_on_two_kinds_has_two_bars() -> None:
-    text = report_html(samples.npu_report())
+    text = report_html(samples.fleet(samples.npu_report()))
     assert "71.1 % ✓ pass, surrogate" in text
-    assert "76.7 % ✓ pass, emulated" in text
+    assert "76.7 % ? unverified, emulated" in text
 
 
 ABSENT: dict[str, tuple[AnyEvidence, ...]] = {
@@ -267,10 +345,10 @@ ABSENT: dict[str, tuple[AnyEvidence, ...]] = {
 @pytest.mark.parametrize("name", ABSENT)
 def test_a_report_with_evidence_missing_renders(name: str) -> None:
     report = samples.report(evidence=ABSENT[name])
-    page = Reader(report_html(report))
+    page = Reader(report_html(samples.fleet(report)))
     assert page.open == []
     assert "nan" not in page.text.split()
-    assert "There is no latency evidence" in report_markdown(report) or report.latency is not None
+    assert "There is no latency evidence" in report_markdown(samples.fleet(report)) or report.latency is not None
 
 
 def test_numbers_that_are_not_finite_render() -> None:
@@ -287,7 +365,9 @@ def test_numbers_that_are_not_finite_render() -> None:
             "kl_percentiles_nats": drift.kl_percentiles_nats.model_copy(update={"p1": 0.0, "max": float("inf")}),
         }
     )
-    page = Reader(report_html(samples.report(evidence=(broken,), budgets=Budgets(kl_mean_nats_max=0.03))))
+    page = Reader(
+        report_html(samples.fleet(samples.report(evidence=(broken,), budgets=Budgets(kl_mean_nats_max=0.03))))
+    )
     assert "Mean KL divergence came out as nan" in page.text
 
 
@@ -298,16 +378,17 @@ def test_without_the_drawing_libraries_the_page_says_so(monkeypatch: pytest.Monk
         return None if name == "vl_convert" else find(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", hide)
-    page = Reader(report_html(samples.report()))
-    assert "svg" not in page.tags
+    page = Reader(report_html(samples.fleet()))
+    assert "figure" not in page.tags
     assert "This page has no charts" in page.text
 
 
-def test_the_three_files_are_written_whole(tmp_path: Path) -> None:
+def test_the_files_are_written_whole(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "report"
     for _ in range(2):
-        files = write_report(samples.report(), folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json", "report.md"]
-    assert files.json.read_text(encoding="utf-8") == report_json(samples.report())
-    assert files.markdown.read_text(encoding="utf-8") == report_markdown(samples.report())
-    assert files.html.read_text(encoding="utf-8") == report_html(samples.report())
+        files = write_report(samples.fleet(), folder)
+    names = ["llama-bench.json", "perf.yaml", "report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert files.json.read_text(encoding="utf-8") == report_json(samples.fleet())
+    assert files.markdown.read_text(encoding="utf-8") == report_markdown(samples.fleet())
+    assert files.html.read_text(encoding="utf-8") == report_html(samples.fleet())

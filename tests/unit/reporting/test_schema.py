@@ -22,45 +22,46 @@ def test_the_committed_schema_is_the_code_s() -> None:
 
 def test_a_report_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    path.write_text(report_json(samples.report()), encoding="utf-8")
-    assert load_report(path) == samples.report()
+    path.write_text(report_json(samples.fleet()), encoding="utf-8")
+    assert load_report(path) == samples.fleet()
 
 
 def test_a_report_of_many_kinds_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     report = samples.npu_report()
-    path.write_text(report_json(report), encoding="utf-8")
-    assert load_report(path) == report
+    path.write_text(report_json(samples.fleet(report)), encoding="utf-8")
+    assert load_report(path).report_for(report.profile.name) == report
     assert sorted(map(dump_evidence, report.evidence)) == sorted(map(dump_evidence, samples.npu_evidence()))
 
 
 def test_a_report_from_before_the_npu_is_still_read(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    data = json.loads(report_json(samples.report()))
-    del data["further"], data["notices"], data["variant"]["npu"], data["profile"]["soc_source"]
+    data = json.loads(report_json(samples.fleet()))
+    old = data["entries"][0]["report"]
+    del old["further"], old["notices"], old["variant"]["npu"], old["profile"]["soc_source"]
     path.write_text(json.dumps(data), encoding="utf-8")
-    assert load_report(path) == samples.report()
+    assert load_report(path) == samples.fleet()
 
 
 def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
     drift = samples.drift().model_copy(update={"perplexity_ratio": math.nan, "perplexity_variant": math.inf})
     path = tmp_path / "report.json"
-    path.write_text(report_json(samples.report(evidence=(drift,))), encoding="utf-8")
-    loaded = load_report(path).drift
+    path.write_text(report_json(samples.fleet(samples.report(evidence=(drift,)))), encoding="utf-8")
+    loaded = load_report(path).report_for("cpu-x64").drift
     assert loaded is not None
     assert math.isnan(loaded.perplexity_ratio)
     assert loaded.perplexity_variant == math.inf
 
 
 def test_keys_are_sorted() -> None:
-    text = report_json(samples.report())
+    text = report_json(samples.fleet())
     assert text == json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-@pytest.mark.parametrize("change", [{"schema_version": "2.0"}, {"surprise": 1}, {"title": None}])
+@pytest.mark.parametrize("change", [{"schema_version": "2.0"}, {"surprise": 1}, {"entries": None}])
 def test_a_report_that_breaks_the_schema_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "report.json"
-    path.write_text(json.dumps({**json.loads(report_json(samples.report())), **change}), encoding="utf-8")
+    path.write_text(json.dumps({**json.loads(report_json(samples.fleet())), **change}), encoding="utf-8")
     with pytest.raises(errors.EvidenceInvalidError, match="cannot be used"):
         load_report(path)
 

@@ -25,7 +25,7 @@ from phiforge.packaging.layout import (
 from phiforge.providers import PROVIDERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -45,14 +45,14 @@ class PackagedVariant:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """Everything that goes into one package."""
+    """Everything that goes into one package; `reports` makes the report's files, given the content hash."""
 
     name: str
     version: str
     description: str
     licences: Sequence[Path]
     variants: Sequence[PackagedVariant]
-    reports: Mapping[str, Mapping[str, str]]
+    reports: Callable[[str], Mapping[str, str]]
     metadata: Mapping[str, Any]
     reference: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -77,8 +77,6 @@ def write_package(contents: Contents, folder: Path) -> str:
     _write_json(
         component / COMPONENT, Component(component_name="model", variants=entries).model_dump(exclude_none=True)
     )
-    for profile, files in contents.reports.items():
-        _write_texts(folder / REPORT_FOLDER / profile, files)
     for name, data in contents.reference.items():
         (folder / REFERENCE_FOLDER).mkdir(exist_ok=True)
         (folder / REFERENCE_FOLDER / name).write_bytes(data)
@@ -94,9 +92,12 @@ def write_package(contents: Contents, folder: Path) -> str:
     )
     _write_json(folder / MANIFEST, manifest.model_dump(exclude_none=True))
     hashes = hash_files(folder)
+    content = content_hash(hashes)
+    _write_texts(folder / REPORT_FOLDER, contents.reports(content))
+    hashes |= {f"{REPORT_FOLDER}/{path}": digest for path, digest in hash_files(folder / REPORT_FOLDER).items()}
     lines = "".join(f"{digest}  {path}\n" for path, digest in sorted(hashes.items()))
     (folder / SUMS).write_text(lines, encoding="utf-8", newline="\n")
-    return content_hash(hashes)
+    return content
 
 
 def content_hash(hashes: Mapping[str, str]) -> str:

@@ -8,43 +8,52 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from phiforge.evidence import Agreement, Breakdown, Drift, Latency, Probes, Record, Tasks
-from phiforge.gate import Outcome, number
-from phiforge.reporting import text
-from phiforge.reporting.content_evidence import (
-    agreement,
-    breakdown,
-    conditions,
-    drift,
-    latency,
-    memory,
-    probes,
-    tasks,
+from phiforge.evidence import (
+    Comparison,
+    Drift,
+    FreeRunning,
+    Latency,
+    Prediction,
+    Probes,
+    Record,
+    Refusals,
+    Tasks,
 )
+from phiforge.gate import RULES, Outcome, number
+from phiforge.reporting import text
+from phiforge.reporting.content_answers import free_running, probes, refusals, tasks
+from phiforge.reporting.content_drift import agreement, breakdown, drift
+from phiforge.reporting.content_evidence import evidence_list
+from phiforge.reporting.content_latency import comparison, latency, memory, prediction
 from phiforge.reporting.content_npu import npu
 from phiforge.reporting.layout import Cell, Section, Table, code, fact, kind_of, num, word
-from phiforge.reporting.names import named
+from phiforge.reporting.missing import missing
+from phiforge.reporting.names import evidence_names, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from phiforge.evidence import AnyEvidence
     from phiforge.gate import Finding, Verdict
-    from phiforge.reporting.schema import Report
+    from phiforge.reporting.schema import Entry, Report
     from phiforge.variant import WeightGroup
 
 
 _Sort = TypeVar("_Sort", bound=Record)
+_PLAIN: dict[type[Record], str] = {
+    sort: sort.model_fields["evidence"].default for sort in (Drift, FreeRunning, Latency, Probes, Refusals, Tasks)
+}
 
 
 @dataclass(frozen=True)
 class KeyNumber:
-    """One of the few numbers a reader wants first."""
+    """One of the few numbers a reader wants first; `evidence` is the name of the record it is from."""
 
     title: str
     value: str
     kind: str
     note: str
+    evidence: str = ""
 
 
 def headline(verdict: Verdict) -> str:
@@ -64,8 +73,9 @@ def objections(verdict: Verdict) -> tuple[Finding, ...]:
     return tuple(finding for outcome in order for finding in verdict.findings if finding.outcome is outcome)
 
 
-def identity(report: Report) -> Table:
-    """Who and what: model, profile, pipeline, variant."""
+def identity(entry: Entry) -> Table:
+    """Who and what: model, package, profile, pipeline, variant."""
+    report = entry.report
     checkpoint, profile, variant = report.checkpoint, report.profile, report.variant
     options = ", ".join(f"{name} = {setting}" for name, setting in sorted(report.pipeline.options.items()))
     return Table(
@@ -73,6 +83,7 @@ def identity(report: Report) -> Table:
         rows=(
             fact("Model", f"{checkpoint.name} ({checkpoint.family}, {text.whole(checkpoint.parameters)} parameters)"),
             fact("Checkpoint", f"{text.value(checkpoint.bytes, 'bytes')}, fingerprint ", checkpoint.fingerprint),
+            fact("Package", f"{entry.package}, content SHA-256 ", entry.content_sha256),
             fact("Profile", f"{profile.title} ({profile.name}); accepts {', '.join(profile.accepts)} evidence"),
             fact("Runtime", f"{profile.runtime_package} {profile.runtime_version}, provider {profile.provider}"),
             fact("Pipeline", f"{report.pipeline.name}{': ' + options if options else ''}"),
@@ -82,51 +93,65 @@ def identity(report: Report) -> Table:
 
 
 def key_numbers(report: Report) -> tuple[KeyNumber, ...]:
-    """The numbers that matter most, taken from the evidence there is."""
+    """The numbers that matter most, taken from the evidence there is; predictions are none of them."""
     found: list[KeyNumber] = []
-    drifts = [record for record in report.evidence if isinstance(record, Drift)]
-    for record in drifts:
+    drifts = named(Drift, report.evidence)
+    for name, _, record in drifts:
         kl, top1 = record.kl_nats, record.top1_agreement_fraction
         over = f", {text.whole(record.positions)} positions" if len(drifts) > 1 else ""
         note = f"± {text.value(kl.standard_error, 'nats', 2)}{over}"
-        found.append(KeyNumber("Mean KL divergence", text.value(kl.mean, "nats", 3), record.kind, note))
+        found.append(KeyNumber("Mean KL divergence", text.value(kl.mean, "nats", 3), record.kind, note, name))
         note = f"± {text.value(top1.standard_error, 'fraction', 2)}{over}"
-        found.append(KeyNumber("Top-1 agreement", text.value(top1.mean, "fraction"), record.kind, note))
-    if tasks := report.tasks:
-        overall = tasks.overall
+        found.append(KeyNumber("Top-1 agreement", text.value(top1.mean, "fraction"), record.kind, note, name))
+    for name, _, answers in named(Tasks, report.evidence)[:1]:
+        overall = answers.overall
         note = f"{text.whole(overall.variant_correct)} right, {text.whole(overall.reference_correct)} before"
-        found.append(KeyNumber("Answer recovery", text.value(overall.recovery_fraction, "fraction"), tasks.kind, note))
-    if (latency := report.latency) and latency.rows:
-        row = max(latency.rows, key=lambda row: row.prompt_tokens)
-        note = f"p50, prompt of {text.whole(row.prompt_tokens)} tokens"
-        speed, first = text.value(row.decode_tokens_per_s_p50, "tokens/s", 3), text.value(row.ttft_p50_ms, "ms", 3)
-        found.append(KeyNumber("Decode speed", speed, latency.kind, note))
-        found.append(KeyNumber("Time to first token", first, latency.kind, note))
-    if latency := report.latency:
-        peak = text.value(latency.peak_anon_bytes, "bytes", 3)
-        note = f"{text.value(latency.peak_rss_bytes, 'bytes', 3)} resident"
-        found.append(KeyNumber("Peak anonymous memory", peak, latency.kind, note))
+        recovery = text.value(overall.recovery_fraction, "fraction")
+        found.append(KeyNumber("Answer recovery", recovery, answers.kind, note, name))
+    for name, _, timed in named(Latency, report.evidence)[:1]:
+        found += _times(name, timed)
     bits = f"{number(report.variant.bits_per_weight, 3)} bits per weight"
     found.append(KeyNumber("Variant size", text.value(report.variant.bytes, "bytes", 3), "fact", bits))
     return tuple(found)
 
 
-def sections(report: Report) -> tuple[Section, ...]:
+def _times(name: str, timed: Latency) -> list[KeyNumber]:
+    found = []
+    if timed.rows:
+        row = max(timed.rows, key=lambda row: row.prompt_tokens)
+        note = f"p50, prompt of {text.whole(row.prompt_tokens)} tokens"
+        speed, first = text.value(row.decode_tokens_per_s_p50, "tokens/s", 3), text.value(row.ttft_p50_ms, "ms", 3)
+        found.append(KeyNumber("Decode speed", speed, timed.kind, note, name))
+        found.append(KeyNumber("Time to first token", first, timed.kind, note, name))
+    peak = text.value(timed.peak_anon_bytes, "bytes", 3)
+    note = f"{text.value(timed.peak_rss_bytes, 'bytes', 3)} resident"
+    found.append(KeyNumber("Peak anonymous memory", peak, timed.kind, note, name))
+    return found
+
+
+def sections(entry: Entry) -> tuple[Section, ...]:
     """All sections below the header, in reading order."""
+    report = entry.report
     evidence = report.evidence
+    measured = report.latency
     return (
         _budgets(report),
-        *_each(drift, Drift, evidence),
-        *breakdown([record for record in evidence if isinstance(record, Breakdown)]),
-        *agreement([record for record in evidence if isinstance(record, Agreement)]),
-        *_each(tasks, Tasks, evidence),
-        *_each(probes, Probes, evidence),
+        *_missing(entry),
         *_each(latency, Latency, evidence),
         *_each(memory, Latency, evidence, memory_key),
+        *(prediction(record, name, added, measured) for name, added, record in named(Prediction, evidence)),
+        *(comparison(record, name, added) for name, added, record in named(Comparison, evidence)),
+        *_each(drift, Drift, evidence),
+        *breakdown(evidence),
+        *agreement(evidence),
+        *_each(free_running, FreeRunning, evidence),
+        *_each(tasks, Tasks, evidence),
+        *_each(refusals, Refusals, evidence),
+        *_each(probes, Probes, evidence),
         *npu(report),
         _variant(report),
-        _stages(report),
-        conditions(report),
+        *_stages(report),
+        evidence_list(entry),
         _limits(report),
     )
 
@@ -144,7 +169,30 @@ def _each(
 ) -> tuple[Section, ...]:
     """A section for each piece of evidence of a sort, or the one that says that there is none."""
     found = tuple(section(record, key(name), added) for name, added, record in named(sort, evidence))
-    return found or (section(None, key(sort.__name__.lower()), ""),)
+    return found or (section(None, key(_PLAIN[sort]), ""),)
+
+
+def _source_of(report: Report, finding: Finding) -> str:
+    """The name of the record that a finding was read from; "" where several may be meant."""
+    needs = RULES[finding.budget].needs if finding.budget in RULES else "probes"
+    names = [
+        name
+        for name, record in zip(evidence_names(report.evidence), report.evidence, strict=True)
+        if record.evidence == needs and record.kind is finding.kind
+    ]
+    return names[0] if len(names) == 1 else ""
+
+
+def _missing(entry: Entry) -> tuple[Section, ...]:
+    found = missing(entry)
+    if not found:
+        return ()
+    rows = tuple(
+        (word(item.what), word(item.where), code(item.command) if item.command else word(text.NONE)) for item in found
+    )
+    table = Table(columns=("Not known", "Where it can be had", "Command"), rows=rows, stacked=True)
+    intro = "What no evidence here shows. A number that was not measured is never filled in."
+    return (Section("missing", "What is missing", intro, tables=(table,)),)
 
 
 def _budgets(report: Report) -> Section:
@@ -153,7 +201,7 @@ def _budgets(report: Report) -> Section:
             word(text.budget_title(finding.budget)),
             num(text.bound(finding.budget, finding.limit)),
             num(text.found(finding.budget, finding.value)),
-            kind_of(finding.kind) if finding.value is not None else word(text.NONE),
+            kind_of(finding.kind, _source_of(report, finding)) if finding.value is not None else word(text.NONE),
             Cell(finding.outcome, finding.outcome),
             word(finding.reason),
         )
@@ -202,14 +250,16 @@ def _weights(group: WeightGroup) -> tuple[Cell, ...]:
     )
 
 
-def _stages(report: Report) -> Section:
+def _stages(report: Report) -> tuple[Section, ...]:
+    if not report.stages:
+        return ()
     rows = tuple(
         (word(stage.stage), num(text.duration(stage.seconds)), word("reused" if stage.reused else "built"))
         for stage in report.stages
     )
-    tables = (Table(columns=("Stage", "Time", "Result"), rows=rows),) if rows else ()
+    tables = (Table(columns=("Stage", "Time", "Result"), rows=rows),)
     intro = "Time each stage of the build took; a reused stage was found in the store."
-    return Section("stages", "Build", intro if rows else "No stage times were recorded.", kind="fact", tables=tables)
+    return (Section("stages", "Build", intro, kind="fact", tables=tables),)
 
 
 def _limits(report: Report) -> Section:

@@ -1,95 +1,157 @@
-"""The report as one HTML file: no script, no external request, charts inside."""
+"""The report as one HTML file: a matrix and a page for each model on each device, no external request."""
 
 from __future__ import annotations
 
-import importlib.util
+import base64
+import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup
 
-from phiforge.evidence import Drift, Latency
-from phiforge.reporting import content
-from phiforge.reporting.names import named
+from phiforge.evidence import Kind
+from phiforge.reporting import charts, content
+from phiforge.reporting.matrix import COLUMNS, matrix
 
 if TYPE_CHECKING:
-    from phiforge.reporting.schema import Report
+    from phiforge.gate import Finding
+    from phiforge.reporting.layout import Section, Table
+    from phiforge.reporting.schema import Entry, Fleet
+    from phiforge.reporting.specs import Chart
 
-
+# Before the first page is laid out: without it, all pages would be, to be hidden again.
+_EARLY = 'document.documentElement.classList.add("js")'
 _BEFORE_UNIT = re.compile(
     r"(?<=\d) (?=(?:%|nats|points|[TGMk]B|bytes|ms|s|min|tokens|\N{MULTIPLICATION SIGN})(?![\w]))|(?<=[±≤≥]) | (?=±)"
 )
+_NAMES = ("Model", "Device", "Verdict", "Evidence")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with what stands around it; `svg` is safe to set as it is."""
+    """A place for a chart: what stands around it, and its number among the page's drawings."""
 
     title: str
     kind: str
-    svg: Markup
+    evidence: str
+    number: int
 
 
-def report_html(report: Report) -> str:
+@dataclass(frozen=True)
+class Page:
+    """What one model on one device shows."""
+
+    entry: Entry
+    headline: str
+    objections: tuple[Finding, ...]
+    identity: Table
+    key_numbers: tuple[content.KeyNumber, ...]
+    sections: tuple[Section, ...]
+    figures: dict[str, list[Figure]]
+
+
+def report_html(fleet: Fleet) -> str:
     """Return the report as one self-contained HTML document.
 
-    Where the drawing libraries are not installed the page has no charts and says so.
+    Its Content-Security-Policy allows nothing but its own style and its own scripts, which are named by their hashes:
+    a script that came in with a text from a file would not run, even if it were not escaped. Where the drawing library
+    is not installed the page has no charts and says so.
     """
-    template = resources.files("phiforge.reporting").joinpath("template.html.j2").read_text(encoding="utf-8")
+    drawings = charts.Drawings()
+    pages = [_page(entry, drawings) for entry in fleet.entries]
+    drawn = charts.can_draw()
+    script, library = _resource("page.js"), _library() if drawn else ""
+    table = matrix(fleet)
+    return _template().render(
+        fleet=fleet,
+        pages=pages,
+        title=_title(fleet),
+        summary=_summary(fleet),
+        # A report of one variant opens at its page; the matrix would be one row.
+        first=f"/{fleet.entries[0].key}" if len(fleet.entries) == 1 else "/",
+        matrix=table,
+        columns=(*_NAMES, *COLUMNS),
+        kinds=[kind.value for kind in Kind if kind is not Kind.PREDICTED],
+        models=sorted({row.model for row in table.rows}),
+        devices=sorted({row.device for row in table.rows}),
+        drawn=drawn,
+        # Safe: the first three are files of this package, and of the library and the data no text ends the element.
+        early=Markup(_EARLY),
+        style=Markup(_resource("page.css")),
+        script=Markup(script),
+        library=Markup(library),
+        drawings=Markup(drawings.script()),
+        licences=_resource("vega_licences.txt"),
+        script_hashes=Markup(" ".join(_hash(text) for text in (_EARLY, script, library) if text)),
+    )
+
+
+def _page(entry: Entry, drawings: charts.Drawings) -> Page:
+    report = entry.report
+    return Page(
+        entry=entry,
+        headline=content.headline(report.verdict),
+        objections=content.objections(report.verdict),
+        identity=content.identity(entry),
+        key_numbers=content.key_numbers(report),
+        sections=content.sections(entry),
+        figures=_figures(charts.charts(report), drawings) if charts.can_draw() else {},
+    )
+
+
+def _figures(drawn: dict[str, list[Chart]], drawings: charts.Drawings) -> dict[str, list[Figure]]:
+    return {
+        key: [Figure(chart.title, chart.kind, chart.evidence, drawings.add(chart)) for chart in found]
+        for key, found in drawn.items()
+    }
+
+
+def _title(fleet: Fleet) -> str:
+    if len(fleet.entries) == 1:
+        report = fleet.entries[0].report
+        return f"{report.verdict.outcome.upper()} – {report.title}"
+    return f"{len(fleet.entries)} reports of phiforge"
+
+
+def _summary(fleet: Fleet) -> str:
+    """How many models, devices and verdicts there are, in one sentence."""
+    outcomes = Counter(entry.report.verdict.outcome.value for entry in fleet.entries)
+    said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    return f"Verdicts: {said}." if said else "There is nothing to report."
+
+
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["kept"] = _keep_units
-    drawn = _can_draw()
-    return environment.from_string(template).render(
-        report=report,
-        headline=content.headline(report.verdict),
-        objections=content.objections(report.verdict),
-        identity=content.identity(report),
-        key_numbers=content.key_numbers(report),
-        sections=content.sections(report),
-        figures=_figures(report) if drawn else {},
-        drawn=drawn,
-    )
+    return environment.from_string(_resource("page.html.j2"))
 
 
-def _can_draw() -> bool:
-    """Whether the drawing libraries are here; they do not exist for every machine that can run a variant."""
-    return all(importlib.util.find_spec(name) is not None for name in ("altair", "vl_convert"))
+@cache
+def _library() -> str:
+    """The drawing library as text that can stand inside a script element: nothing in it ends that."""
+    text = charts.bundle().replace("\r\n", "\n")
+    return re.sub(r"<(?=/script|!--)", r"\\x3c", text, flags=re.IGNORECASE)
 
 
-def _figures(report: Report) -> dict[str, list[Figure]]:
-    """The charts of each section, by its key."""
-    from phiforge.reporting import plots
+@cache
+def _resource(name: str) -> str:
+    return resources.files("phiforge.reporting").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
 
-    figures: dict[str, list[Figure]] = {}
 
-    def add(section: str, title: str, kind: str, svg: str | None) -> None:
-        if svg is not None:
-            figures.setdefault(section, []).append(Figure(title, kind, _inline(svg)))
-
-    add("budgets", "Share of each limit used", "", plots.budgets(report.verdict.findings))
-    for key, _, drift in named(Drift, report.evidence):
-        add(key, "Mean KL by position, ± 1 standard error", drift.kind, plots.kl_by_position(drift))
-        add(key, "KL percentiles over positions", drift.kind, plots.kl_percentiles(drift))
-    for key, _, latency in named(Latency, report.evidence):
-        add(key, "Decode speed by prompt length", latency.kind, plots.decode_speed(latency))
-        add(key, "Time to first token by prompt length", latency.kind, plots.time_to_first_token(latency))
-        add(content.memory_key(key), "Memory over time", latency.kind, plots.memory(latency))
-    return figures
+def _hash(script: str) -> str:
+    """A script's name in a Content-Security-Policy."""
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return f"'sha256-{digest}'"
 
 
 def _keep_units(text: str) -> str:
     """Keep a number and its unit on one line."""
     return _BEFORE_UNIT.sub("\u00a0", text)
-
-
-def _inline(svg: str) -> Markup:
-    """An SVG document as part of an HTML one, where names of XML namespaces have no place."""
-    for namespace in (' xmlns="http://www.w3.org/2000/svg"', ' xmlns:xlink="http://www.w3.org/1999/xlink"'):
-        svg = svg.replace(namespace, "", 1)
-    # Safe: vl-convert escapes every text it sets, and the specification holds no markup.
-    return Markup(svg)

@@ -13,26 +13,38 @@ Role: TypeAlias = Literal["word", "number", "code", "kind", "pass", "fail", "unv
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: text, what it is, and a hash or name behind it that is set as code."""
+    """One cell: text, what it is, a hash or name behind it that is set as code, and where it leads.
+
+    `evidence` is the name of the record a number came from; `href` an address outside the report.
+    """
 
     text: str
     role: str = "word"
     code: str = ""
+    evidence: str = ""
+    href: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `stacked` ones become one card per row on a narrow screen. Rows are as long as `columns`."""
+    """A table; `stacked` ones become one card per row on a narrow screen. Rows are as long as `columns`.
+
+    `anchors` are names that links lead to, one for each row, where there are any.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
     stacked: bool = False
+    anchors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report with its kind of evidence, "fact" for facts of files, "" where each row shows its own."""
+    """A part of the report with its kind of evidence, "fact" for facts of files, "" where each row shows its own.
+
+    `evidence` is the name of the record that the section shows, if it shows one.
+    """
 
     key: str
     title: str
@@ -40,6 +52,7 @@ class Section:
     kind: str = ""
     tables: tuple[Table, ...] = ()
     points: tuple[str, ...] = ()
+    evidence: str = ""
 
 
 def word(text: str) -> Cell:
@@ -57,9 +70,9 @@ def code(text: str) -> Cell:
     return Cell("", "code", code=text)
 
 
-def kind_of(kind: Kind | None) -> Cell:
-    """A cell with a kind of evidence; None is a fact of the files."""
-    return Cell("fact" if kind is None else kind.value, "kind")
+def kind_of(kind: Kind | None, evidence: str = "") -> Cell:
+    """A cell with a kind of evidence, which leads to the record; None is a fact of the files."""
+    return Cell("fact" if kind is None else kind.value, "kind", evidence=evidence)
 
 
 def fact(name: str, text: str, code: str = "") -> tuple[Cell, ...]:

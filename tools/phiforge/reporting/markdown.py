@@ -6,16 +6,48 @@ import re
 from typing import TYPE_CHECKING
 
 from phiforge.reporting import content
+from phiforge.reporting.matrix import COLUMNS, Matrix, Value, matrix
 
 if TYPE_CHECKING:
     from phiforge.reporting.layout import Cell, Section, Table
-    from phiforge.reporting.schema import Report
+    from phiforge.reporting.schema import Entry, Fleet
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|])")
 
 
-def report_markdown(report: Report) -> str:
-    """Return the report as Markdown text with a final newline."""
+def report_markdown(fleet: Fleet) -> str:
+    """Return the report as Markdown text with a final newline: the matrix, then a part for each variant and device."""
+    lines = [line for notice in fleet.notices for line in (escape(notice), "")]
+    if len(fleet.entries) != 1:
+        lines += ["# Models and devices", "", *_matrix(matrix(fleet)), ""]
+    for entry in fleet.entries:
+        lines += [*_entry(entry), ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+
+
+def escape(text: str) -> str:
+    """Text from files as plain words of one table cell: no markup, no HTML, no line break."""
+    flat = " ".join(text.split())
+    safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", safe)
+
+
+def _matrix(given: Matrix) -> list[str]:
+    at = "" if given.prompt_tokens is None else f" Times are p50 at a prompt of {given.prompt_tokens} tokens."
+    lines = [f"The kind of evidence stands behind each number.{at}", ""]
+    lines += ["| Model | Device | Verdict | " + " | ".join(COLUMNS) + " |", "|---|---|---|" + "---:|" * len(COLUMNS)]
+    for row in given.rows:
+        cells = [escape(row.model), escape(row.device), f"**{row.outcome}**", *map(_value, row.values)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _value(value: Value) -> str:
+    return escape(" ".join(part for part in (value.shown, value.kind, value.note) if part))
+
+
+def _entry(entry: Entry) -> list[str]:
+    report = entry.report
     verdict = report.verdict
     lines = [
         f"# {escape(report.title)}",
@@ -25,7 +57,7 @@ def report_markdown(report: Report) -> str:
         *(line for notice in report.notices for line in (escape(notice), "")),
         *(f"- **{finding.outcome}**: {escape(finding.reason)}" for finding in content.objections(verdict)),
         "",
-        *_table(content.identity(report)),
+        *_table(content.identity(entry)),
         "",
         "| Key number | Value | Evidence | |",
         "|---|---:|---|---|",
@@ -34,16 +66,9 @@ def report_markdown(report: Report) -> str:
         f"| {escape(key.title)} | {escape(key.value)} | {key.kind} | {escape(key.note)} |"
         for key in content.key_numbers(report)
     ]
-    for section in content.sections(report):
+    for section in content.sections(entry):
         lines += ["", *_section(section)]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
-
-
-def escape(text: str) -> str:
-    """Text from files as plain words of one table cell: no markup, no HTML, no line break."""
-    flat = " ".join(text.split())
-    safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SPECIAL.sub(r"\\\1", safe)
+    return lines
 
 
 def _section(section: Section) -> list[str]:
@@ -67,6 +92,9 @@ def _table(table: Table) -> list[str]:
 
 def _cell(cell: Cell) -> str:
     words = escape(cell.text)
+    if cell.href:
+        # Inside angle brackets an address ends at a bracket alone, and brackets are quoted in it.
+        return f"[{words}](<{cell.href.replace('|', '%7C').replace('<', '%3C').replace('>', '%3E')}>)"
     if cell.role in ("pass", "fail", "unverified"):
         words = f"**{words}**"
     if not cell.code:

@@ -1,4 +1,4 @@
-"""The schema of a report: facts of one variant, the evidence about it, and the verdict.
+"""The schema of a report: for each variant and device its facts, the evidence about it, and the verdict.
 
 A report holds everything its Markdown and HTML show, so both can be made again from the JSON file alone.
 """
@@ -6,9 +6,10 @@ A report holds everything its Markdown and HTML show, so both can be made again 
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from phiforge import errors
 from phiforge.evidence import AnyEvidence, Drift, Kind, Latency, Probes, Record, Tasks
@@ -17,8 +18,9 @@ from phiforge.target import Budgets
 from phiforge.variant import CheckpointFacts, Facts, NpuFacts, WeightGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Self
 
 _Sort = TypeVar("_Sort", bound=Record)
 
@@ -117,19 +119,96 @@ def further_than(first: Sequence[AnyEvidence | None], evidence: Sequence[AnyEvid
     return tuple(record for record in evidence if not any(record is known for known in first))
 
 
-def report_json(report: Report) -> str:
+class Source(Facts):
+    """The file a piece of evidence stands in, and that file's hash; `href` leads there from the report's folder."""
+
+    file: str
+    sha256: str
+    href: str | None = None
+
+
+class Entry(Facts):
+    """One variant of one package on one device.
+
+    `key` is "<model>/<profile>", its place in the report; `sources` are of `report.evidence`, in its order.
+    """
+
+    key: str
+    package: str
+    content_sha256: str
+    report: Report
+    sources: tuple[Source, ...]
+
+    @model_validator(mode="after")
+    def _each_has_a_source(self) -> Self:
+        if len(self.sources) != len(self.report.evidence):
+            raise ValueError(f"{len(self.report.evidence)} pieces of evidence have {len(self.sources)} sources")
+        return self
+
+
+class Fleet(Facts):
+    """A whole report: any number of variants and devices. `notices` are sentences to read before any of them."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    phiforge_version: str
+    notices: tuple[str, ...] = ()
+    entries: tuple[Entry, ...]
+
+    def report_for(self, profile: str) -> Report:
+        """The first report for a device profile."""
+        return next(entry.report for entry in self.entries if entry.report.profile.name == profile)
+
+
+def make_entry(package: str, content_sha256: str, report: Report, sources: Mapping[int, Source]) -> Entry:
+    """Put a report beside the files its evidence came from.
+
+    Args:
+        package: Name of the package's folder.
+        content_sha256: The package's content hash.
+        report: The report of one variant on one device.
+        sources: Where each record of `report.evidence` came from, by its `id()`: equal records may stand in two files.
+    """
+    key = f"{slug(report.checkpoint.name)}/{slug(report.profile.name)}"
+    return Entry(
+        key=key,
+        package=package,
+        content_sha256=content_sha256,
+        report=report,
+        sources=tuple(sources[id(record)] for record in report.evidence),
+    )
+
+
+def make_fleet(entries: Sequence[Entry], phiforge_version: str, notices: tuple[str, ...] = ()) -> Fleet:
+    """Put entries into one report; where two have one key, the later ones are numbered."""
+    keys: set[str] = set()
+    own = []
+    for entry in entries:
+        key, number = entry.key, 2
+        while key in keys:
+            key, number = f"{entry.key}-{number}", number + 1
+        keys.add(key)
+        own.append(entry.model_copy(update={"key": key}))
+    return Fleet(phiforge_version=phiforge_version, notices=notices, entries=tuple(own))
+
+
+def slug(name: str) -> str:
+    """A name as a part of an address: letters, digits, dots, dashes; the last part of a path."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name.rsplit("/", 1)[-1]).strip("-.") or "x"
+
+
+def report_json(fleet: Fleet) -> str:
     """Return the report as JSON text with sorted keys and a final newline."""
-    return json.dumps(report.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return json.dumps(fleet.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def load_report(path: Path) -> Report:
-    """Read one report.
+def load_report(path: Path) -> Fleet:
+    """Read a report.
 
     Raises:
         EvidenceInvalidError: The file cannot be read, is no JSON, or breaks the schema.
     """
     try:
-        return Report.model_validate_json(path.read_bytes())
+        return Fleet.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise errors.EvidenceInvalidError(
             f"The report {path} cannot be used.",
@@ -140,5 +219,5 @@ def load_report(path: Path) -> Report:
 
 def json_schema() -> str:
     """Return the JSON Schema of a report, as committed in docs/report.schema.json."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Report.model_json_schema()}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Fleet.model_json_schema()}
     return json.dumps(schema, indent=1, sort_keys=True) + "\n"

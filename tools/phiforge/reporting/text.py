@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from phiforge.gate import RULES, Unit, number, quantity
 
 if TYPE_CHECKING:
-    from phiforge.evidence import Estimate
+    from phiforge.evidence import Estimate, Interval
 
-NONE = "\N{EN DASH}"
+NONE = "\N{EM DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 _POWER = re.compile(r"(-?[\d.]+)e(-?\d+)")
@@ -88,3 +88,25 @@ def found(name: str, amount: float | None) -> str:
     if name not in RULES:
         return "passed" if amount >= 1 else "failed"
     return value(amount, RULES[name].unit)
+
+
+def interval(given: Interval | None, unit: Unit, digits: int = 3) -> str:
+    """The two ends of a 90 % interval: "97.1 % to 99.8 %"; an end that is no bound is told."""
+    if given is None or (given.low is None and given.high is None):
+        return NONE
+    if given.low is None or given.high is None:
+        end, word = (given.high, "at most") if given.low is None else (given.low, "at least")
+        assert end is not None
+        return f"{word} {value(end, unit, digits)}"
+    return f"{value(given.low, unit, digits)} to {value(given.high, unit, digits)}"
+
+
+def share(part: int, whole_: int) -> str:
+    """A count of a whole: "12 of 40"."""
+    return f"{whole(part)} of {whole(whole_)}"
+
+
+def points(fraction: float, suffix: str = " points") -> str:
+    """A difference of fractions in percentage points, signed."""
+    sign = "+" if fraction > 0 else ""
+    return minus(f"{sign}{number(fraction * 100, 3)}{suffix}")

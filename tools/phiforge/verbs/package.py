@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from phiforge import catalog, errors
 from phiforge.evidence import load_evidence, parse_evidence
+from phiforge.hashing import hash_bytes
 from phiforge.packaging.layout import BUILD_FOLDER, EVIDENCE_FOLDER, PROFILE_FOLDER, REFERENCE_FOLDER, SUFFIX
 from phiforge.packaging.verify import verify_package
 from phiforge.packaging.write import Contents, PackagedVariant, write_package
-from phiforge.reporting import report_html, report_json, report_markdown
+from phiforge.reporting import Source, make_entry, make_fleet, report_html, report_json, report_markdown
 from phiforge.store import Store, disk_full_guard
 from phiforge.target import load_profile
 from phiforge.variant import PLAN_FILE, RECORD_FILE, WORKFLOW_FILE
@@ -23,12 +26,12 @@ from phiforge.verbs.reference import reference_files
 from phiforge.verbs.subject import find_subjects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from phiforge.evidence import AnyEvidence
     from phiforge.evidence_file import EvidenceFile
-    from phiforge.reporting import Report
+    from phiforge.reporting import Entry, Report
     from phiforge.target import Profile
     from phiforge.variant import VariantRecord
     from phiforge.verbs.subject import Subject
@@ -37,7 +40,8 @@ if TYPE_CHECKING:
 ANSWER_PROMPT = "What is 12 + 34?"
 ANSWER_TOKENS = 8
 BUILD_FILES = (RECORD_FILE, PLAN_FILE, WORKFLOW_FILE, "olive-package.json")
-LATENCY_PREFIX = "latency-"
+# Evidence that is of one profile alone has its name: latency-<profile>.json.
+PROFILE_PREFIXES = ("latency-", "prediction-", "comparison-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class PackageInput:
     """One variant and what is known of it.
 
     `about` holds variant.json, plan.json and the workflow; `evidence` maps file names to JSON text; `brought` are files
-    of other machines that measured this variant.
+    of other machines that measured this variant, `brought_from` their paths.
     """
 
     subject: Subject
@@ -54,6 +58,7 @@ class PackageInput:
     profiles: tuple[Profile, ...]
     licences: tuple[Path, ...]
     brought: tuple[EvidenceFile, ...] = ()
+    brought_from: tuple[str, ...] = ()
 
     @property
     def record(self) -> VariantRecord:
@@ -71,19 +76,31 @@ class PackageInput:
         return self.subject.record
 
     def evidence_for(self, profile: Profile) -> list[AnyEvidence]:
-        """The evidence that counts for a profile: all but the latency measured as another profile says.
+        """The evidence that counts for a profile: all but latency, prediction and comparison as another profile says.
 
         A plain name comes before longer ones, as drift.json before drift-emulated.json. What other machines measured as
         this profile says is merged with it.
         """
-        name_of_latency = f"{LATENCY_PREFIX}{profile.name}.json"
+        return [record for record, _ in self.traced(profile)]
+
+    def traced(self, profile: Profile) -> list[tuple[AnyEvidence, str]]:
+        """That evidence, each piece with its file: its name in the package's folder, or where it was brought from."""
+        of_profile = {f"{prefix}{profile.name}.json" for prefix in PROFILE_PREFIXES}
         own = [
-            parse_evidence(text, name)
+            (parse_evidence(text, name), name)
             for name, text in sorted(self.evidence.items(), key=lambda item: item[0].removesuffix(".json"))
-            if name == name_of_latency or not name.startswith(LATENCY_PREFIX)
+            if name in of_profile or not name.startswith(PROFILE_PREFIXES)
         ]
-        brought = [record for file in self.brought if file.profile.name == profile.name for record in file.records]
-        return merge(own, brought, profile)
+        brought = [
+            (record, place)
+            for file, place in zip(self.brought, self.brought_from, strict=True)
+            if file.profile.name == profile.name
+            for record in file.records
+        ]
+        # Records are told apart as objects: equal ones may stand in two files.
+        places = {id(record): place for record, place in (*own, *brought)}
+        merged = merge([record for record, _ in own], [record for record, _ in brought], profile)
+        return [(record, places[id(record)]) for record in merged]
 
     def reports(self, stages: Sequence[StageRecord] = ()) -> dict[str, Report]:
         """The report of the variant for each of its profiles."""
@@ -91,6 +108,29 @@ class PackageInput:
             profile.name: make_report(self.record, profile, self.evidence_for(profile), stages)
             for profile in self.profiles
         }
+
+    def entries(
+        self,
+        package: str,
+        content_sha256: str,
+        source: Callable[[str], Source],
+        stages: Sequence[StageRecord] = (),
+    ) -> list[Entry]:
+        """The variant's part of a report over packages, for each of its profiles.
+
+        Args:
+            package: Name of the package's folder.
+            content_sha256: The package's content hash.
+            source: What a report says of a file that `traced` names.
+            stages: The stages of the build, if it was just now.
+        """
+        made = []
+        for profile in self.profiles:
+            traced = self.traced(profile)
+            report = make_report(self.record, profile, [record for record, _ in traced], stages)
+            sources = {id(record): source(place) for record, place in traced}
+            made.append(make_entry(package, content_sha256, report, sources))
+        return made
 
 
 def package(
@@ -153,7 +193,7 @@ def publish(
     with disk_full_guard(final.parent):
         try:
             partial.mkdir(parents=True)
-            content = write_package(_contents(inputs, stages, reference or {}), partial)
+            content = write_package(_contents(inputs, final.name, stages, reference or {}), partial)
             seal = verify_package(partial).seal_sha256
             _swap(partial, final)
         except BaseException:
@@ -202,11 +242,16 @@ def read_package(folder: Path) -> list[PackageInput]:
 
 
 def _contents(
-    inputs: Sequence[PackageInput], stages: Sequence[StageRecord], reference: Mapping[str, bytes]
+    inputs: Sequence[PackageInput], package: str, stages: Sequence[StageRecord], reference: Mapping[str, bytes]
 ) -> Contents:
     record = inputs[0].record
     renderers = {"report.json": report_json, "report.md": report_markdown, "report.html": report_html}
-    reports = {name: report for item in inputs for name, report in item.reports(stages).items()}
+
+    def reports(content: str) -> dict[str, str]:
+        entries = [entry for item in inputs for entry in item.entries(package, content, partial(_inside, item), stages)]
+        fleet = make_fleet(entries, phiforge_version())
+        return {name: render(fleet) for name, render in renderers.items()}
+
     return Contents(
         name=record.checkpoint.name,
         version=record.checkpoint.fingerprint[:12],
@@ -214,15 +259,19 @@ def _contents(
         licences=inputs[0].licences,
         reference=reference,
         variants=[_packaged(item) for item in inputs],
-        reports={
-            profile: {name: render(report) for name, render in renderers.items()} for profile, report in reports.items()
-        },
+        reports=reports,
         metadata={
             "producer": "phiforge",
             "producer_version": phiforge_version(),
             "checkpoint": record.checkpoint.model_dump(),
         },
     )
+
+
+def _inside(item: PackageInput, name: str) -> Source:
+    """What the report inside a package says of a file of its evidence."""
+    file = f"{EVIDENCE_FOLDER}/{item.subject.name}/{name}"
+    return Source(file=file, sha256=hash_bytes(item.evidence[name].encode("utf-8")), href=f"../{quote(file)}")
 
 
 def _packaged(item: PackageInput) -> PackagedVariant:

@@ -1,54 +1,157 @@
-"""Report: judge a package's evidence again and write its reports, with evidence from elsewhere if there is any."""
+"""Report: judge packages' evidence again and write one report, with evidence from elsewhere if there is any."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from phiforge.packaging.verify import verify_package
-from phiforge.reporting import Report, ReportFiles, write_report
+from phiforge import errors
+from phiforge.evidence import parse_evidence
+from phiforge.evidence_file import is_evidence_file, parse_evidence_file
+from phiforge.hashing import hash_bytes, hash_file
+from phiforge.packaging.layout import EVIDENCE_FOLDER
+from phiforge.packaging.verify import read_sums, verify_package
+from phiforge.packaging.write import content_hash
+from phiforge.reporting import Entry, Fleet, ReportFiles, Source, make_fleet, write_report
+from phiforge.verbs.judging import phiforge_version
 from phiforge.verbs.merging import read_brought
 from phiforge.verbs.output import prepare_output
-from phiforge.verbs.package import read_package
+from phiforge.verbs.package import PackageInput, read_package
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
+
+    from phiforge.evidence_file import EvidenceFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenReport:
-    """One report and where it was written."""
+    """A report and where it was written."""
 
-    report: Report
+    fleet: Fleet
     files: ReportFiles
 
 
-def report(package: Path, *, output: Path, evidence: Sequence[Path] = ()) -> dict[str, WrittenReport]:
-    """Write the report of a package for each of its device profiles.
+@dataclass(frozen=True, kw_only=True)
+class _Package:
+    """A package, what it was made of, its content hash, and the evidence that was brought for it."""
+
+    folder: Path
+    content: str
+    inputs: list[PackageInput]
+    brought: list[Path]
+
+
+def report(packages: Sequence[Path], *, output: Path, evidence: Sequence[Path] = ()) -> WrittenReport:
+    """Write one report over packages: every variant on every device profile it is packaged for.
 
     Args:
-        package: A package, which must be as it was sealed.
-        output: Folder for the reports; each profile gets a folder of its name in it.
-        evidence: What was measured elsewhere. Files of `phiforge measure` count beside the package's own evidence, as
-            `merging.merge` has it, for the profile they name. A single record, as of `phiforge bench`, replaces the
-            package's own of the same name.
+        packages: Packages, each of which must be as it was sealed. One that is named twice counts once.
+        output: Folder for the report's files.
+        evidence: What was measured elsewhere, of any of the packages. Files of `phiforge measure` count beside the
+            package's own evidence, as `merging.merge` has it, for the profile they name. A single record, as of
+            `phiforge bench`, replaces the package's own of the same name.
 
     Raises:
-        PackageTamperedError: The package is not as it was sealed.
-        EvidenceInvalidError: A file of the evidence is broken or was changed, or is of another package, variant or
-            profile.
+        PackageTamperedError: A package is not as it was sealed.
+        EvidenceInvalidError: A file of the evidence is broken or was changed, or is of no variant or profile of these
+            packages.
         OutputUnwritableError: The output folder cannot be written.
     """
-    verify_package(package)
-    inputs = read_package(package)
-    brought = read_brought(package, {item.subject.name: item.subject.sha256 for item in inputs}, evidence)
+    opened = [_open(folder) for folder in {folder.resolve(): folder for folder in packages}.values()]
+    for path in evidence:
+        _owner(opened, path).brought.append(path)
+    entries = [entry for package in opened for entry in _entries(package, output)]
+    fleet = make_fleet(entries, phiforge_version())
     prepare_output(output)
-    written = {}
-    for item in inputs:
+    return WrittenReport(fleet=fleet, files=write_report(fleet, output))
+
+
+def _open(folder: Path) -> _Package:
+    verify_package(folder)
+    content = content_hash(read_sums(folder))
+    return _Package(folder=folder, content=content, inputs=read_package(folder), brought=[])
+
+
+def _owner(opened: Sequence[_Package], path: Path) -> _Package:
+    """The package that a file of evidence is of; of one package alone all are, and what is not is refused later."""
+    if len(opened) == 1:
+        return opened[0]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return opened[0]  # refused there, with the reason
+    if is_evidence_file(text):
+        content = parse_evidence_file(text, str(path)).package.content_sha256
+        found = [package for package in opened if package.content == content]
+    else:
+        variant = parse_evidence(text, str(path)).variant_sha256
+        found = [package for package in opened if any(item.subject.sha256 == variant for item in package.inputs)]
+    if not found:
+        raise errors.EvidenceInvalidError(
+            f"The evidence file {path} is of none of these packages.",
+            why=f"They are {', '.join(f'{package.folder.name} ({package.content[:12]})' for package in opened)}.",
+            fix="Name the package that was measured, or leave the file out.",
+        )
+    return found[0]
+
+
+def _entries(package: _Package, output: Path) -> list[Entry]:
+    variants = {item.subject.name: item.subject.sha256 for item in package.inputs}
+    brought = read_brought(package.folder, variants, package.brought)
+    places = {_identity(path): path for path in reversed(package.brought)}
+    entries: list[Entry] = []
+    for item in package.inputs:
         records = brought.records.get(item.subject.sha256, {})
-        own = tuple(file for file in brought.files if file.variant.name == item.subject.name)
-        item = replace(item, evidence=item.evidence | dict(records), brought=own)
-        for name, made in item.reports().items():
-            written[name] = WrittenReport(report=made, files=write_report(made, output / name))
-    return written
+        own = [file for file in brought.files if file.variant.name == item.subject.name]
+        item = replace(
+            item,
+            evidence=item.evidence | dict(records),
+            brought=tuple(own),
+            brought_from=tuple(str(places[_digest(file)]) for file in own),
+        )
+        given = {path.name: path for path in package.brought}
+        sources = _Sources(package=package, item=item, given={name: given[name] for name in records}, output=output)
+        entries += item.entries(package.folder.name, package.content, sources.of)
+    return entries
+
+
+def _identity(path: Path) -> str:
+    """What tells evidence files apart: their content, as one that is given twice counts once."""
+    text = path.read_text(encoding="utf-8")
+    return _digest(parse_evidence_file(text, str(path))) if is_evidence_file(text) else str(path)
+
+
+def _digest(file: EvidenceFile) -> str:
+    return file.model_dump_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """Says of a file that holds evidence of one variant what a report tells of it; `given` are brought records."""
+
+    package: _Package
+    item: PackageInput
+    given: Mapping[str, Path]
+    output: Path
+
+    def of(self, place: str) -> Source:
+        """What is told of a file: by its name in the package's folder of evidence, or its path."""
+        if place in self.given or place not in self.item.evidence:
+            path = self.given.get(place, Path(place))
+            return Source(file=path.name, sha256=hash_file(path), href=_address(path, self.output))
+        file = f"{EVIDENCE_FOLDER}/{self.item.subject.name}/{place}"
+        digest = hash_bytes(self.item.evidence[place].encode("utf-8"))
+        return Source(file=file, sha256=digest, href=_address(self.package.folder / file, self.output))
+
+
+def _address(path: Path, output: Path) -> str | None:
+    """How a page in `output` leads to a file; None where no relative path does, as to another drive of Windows."""
+    try:
+        relative = os.path.relpath(path, output)
+    except ValueError:
+        return None
+    return quote(Path(relative).as_posix())
