@@ -11,6 +11,7 @@ from phiforge.hashing import hash_file
 from phiforge.packaging.layout import SUMS, check_inside, load_component, not_a_package
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -37,29 +38,59 @@ def verify_package(package: Path) -> Verification:
     """
     if not package.is_dir():
         raise not_a_package(package, "There is no such folder.")
-    sealed = read_sums(package)
+    sealed, faults = find_changes(package, besides=(SUMS,))
+    if faults:
+        raise tampered(package, faults, len(sealed))
+    load_component(package)
+    return Verification(package=package, files=len(sealed), seal_sha256=hash_file(package / SUMS))
+
+
+def find_changes(folder: Path, *, besides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return what SHA256SUMS of a folder says, and what is otherwise, as "changed: <path>".
+
+    A link is not the file it points to. A line that is another in one or two letters of its digest was itself damaged,
+    since a changed file has another digest in nearly all of them.
+
+    Args:
+        folder: A package or a release.
+        besides: Files that SHA256SUMS does not list, by their paths.
+
+    Raises:
+        PackageInvalidError: There is no readable SHA256SUMS.
+        UnsafePathError: It names a path outside the folder.
+    """
+    sealed = read_sums(folder)
     present = {
-        path.relative_to(package).as_posix(): path
-        for path in package.rglob("*")
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
-    present.pop(SUMS, None)
-    faults = [f"added: {name}" for name in sorted(set(present) - set(sealed))]
+    added = sorted(set(present) - set(sealed) - set(besides))
+    faults = [f"added: {name}" for name in added]
     for name, digest in sealed.items():
         path = present.get(name)
         if path is None:
-            faults.append(f"missing: {name}")
-        elif path.is_symlink() or hash_file(path) != digest:
-            faults.append(f"changed: {name}")
-    if faults:
-        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise errors.PackageTamperedError(
-            f"{len(faults)} of {len(set(present) | set(sealed))} files of {package.name} are not as they were sealed.",
-            why="; ".join(faults[:8]) + more,
-            fix="Do not use this package; build it again, or get it again from where it was published.",
-        )
-    load_component(package)
-    return Verification(package=package, files=len(sealed), seal_sha256=hash_file(package / SUMS))
+            faults.append(f"missing: {name}" + _misspelt(present, added, digest))
+        elif path.is_symlink() or (own := hash_file(path)) != digest:
+            near = not path.is_symlink() and sum(a != b for a, b in zip(own, digest, strict=True)) <= 2
+            faults.append(f"changed: {SUMS}, in the line of {name}" if near else f"changed: {name}")
+    return sealed, faults
+
+
+def _misspelt(present: Mapping[str, Path], added: Sequence[str], digest: str) -> str:
+    """Say so if the missing file is there under another name than SHA256SUMS has."""
+    found = [name for name in added if present[name].is_file() and hash_file(present[name]) == digest]
+    return f", which is there as {found[0]}, so either it or {SUMS} was changed" if found else ""
+
+
+def tampered(folder: Path, faults: Sequence[str], files: int) -> errors.PackageTamperedError:
+    """The error for a folder whose files are not as they were sealed."""
+    more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+    return errors.PackageTamperedError(
+        f"{len(faults)} of {files} files of {folder.name} are not as they were sealed.",
+        why="; ".join(faults[:8]) + more,
+        fix="Do not use this; build it again, or get it again from where it was published.",
+    )
 
 
 def read_sums(package: Path) -> dict[str, str]:

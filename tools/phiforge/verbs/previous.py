@@ -1,0 +1,123 @@
+"""The release that a new one is held against: found, checked and judged by the same rules."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from phiforge import errors
+from phiforge.packaging.layout import MANIFEST, load_manifest
+from phiforge.packaging.verify import read_sums, verify_package
+from phiforge.packaging.write import content_hash
+from phiforge.release.destinations import open_release
+from phiforge.release.layout import EVIDENCE, Previous
+from phiforge.release.signing import Trust
+from phiforge.verbs.standing import judge_package
+from phiforge.verbs.verify import check_release, unsigned_package
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from phiforge.release.signing import State
+    from phiforge.verbs.standing import Judged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predecessor:
+    """The previous release while it is open: what is said of it, its package's sums, its profiles as judged today."""
+
+    facts: Previous
+    sums: Mapping[str, str]
+    profiles: Mapping[str, Judged]
+
+
+@contextlib.contextmanager
+def open_previous(path: Path, model: str, trust: Trust) -> Iterator[Predecessor]:
+    """Open a package, or a release on disk in any form, and check it.
+
+    Args:
+        path: Where it is.
+        model: The model that it must be of.
+        trust: Whose signature it must have.
+
+    Raises:
+        PreviousReleaseError: It is neither, is of another model, or is not as it was published.
+        SignatureInvalidError: The signature is not the expected one.
+    """
+    if (path / MANIFEST).is_file():
+        if trust != Trust():
+            raise unsigned_package(path)
+        with _told(path):
+            verify_package(path)
+            facts = _package_facts(path)
+            found = _judged(path, path, facts, model)
+        yield found
+        return
+    with contextlib.ExitStack() as stack:
+        with _told(path):
+            folder = stack.enter_context(open_release(path))
+            record = check_release(folder, trust, path).release
+            assert record is not None
+            package = folder / record.package.folder
+            if not package.is_dir():
+                raise _invalid(path, "It is in a form for one runtime, without the package and its evidence.")
+            facts = Previous(
+                name=record.name,
+                version=record.version,
+                content_sha256=record.package.content_sha256,
+                seal_sha256=record.package.seal_sha256,
+                signature=_signature(record.signature, trust),
+            )
+            found = _judged(path, package, facts, model, folder / EVIDENCE)
+        yield found
+
+
+def _signature(form: str, trust: Trust) -> State:
+    if form == "none":
+        return "none"
+    return "not checked" if trust.key is None and trust.identity is None else "verified"
+
+
+def _package_facts(package: Path) -> Previous:
+    manifest = load_manifest(package)
+    sums = read_sums(package)
+    return Previous(
+        name=manifest.package_name,
+        version=content_hash(sums)[:12],
+        content_sha256=content_hash(sums),
+        seal_sha256=verify_package(package).seal_sha256,
+        signature="none",
+    )
+
+
+def _judged(path: Path, package: Path, facts: Previous, model: str, evidence: Path | None = None) -> Predecessor:
+    if facts.name != model:
+        raise _invalid(path, f"It is of {facts.name}, and what is to be released is {model}.")
+    brought = sorted(evidence.glob("*.json")) if evidence else []
+    return Predecessor(facts=facts, sums=read_sums(package), profiles=judge_package(package, brought))
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say of whatever is wrong with it that it is the previous release's."""
+    try:
+        yield
+    except (
+        errors.PackageInvalidError,
+        errors.PackageTamperedError,
+        errors.UnsafePathError,
+        errors.EvidenceInvalidError,
+        errors.ProfileInvalidError,
+        errors.VariantUnusableError,
+    ) as error:
+        raise _invalid(path, f"{error.what} {error.why}") from error
+
+
+def _invalid(path: Path, why: str) -> errors.PreviousReleaseError:
+    return errors.PreviousReleaseError(
+        f"{path} cannot be the previous release.",
+        why=why,
+        fix="Give --against a package or a release of the same model as it was published, or --first if there is none.",
+    )
