@@ -48,8 +48,8 @@ def main() -> None:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     peaks = _watch(process.pid, args.output)
     wall = time.monotonic() - start
-    report = json.loads(next(args.output.glob("*.ortpackage/report/*/report.json")).read_text(encoding="utf-8"))
-    lines = [f"| {stage['stage']} | {stage['seconds']:.1f} |" for stage in report["stages"]]
+    report = json.loads(next(args.output.glob("*.ortpackage/report/report.json")).read_text(encoding="utf-8"))
+    lines = [f"| {stage['stage']} | {stage['seconds']:.1f} |" for stage in report["entries"][0]["report"]["stages"]]
     sys.stdout.write("\n".join(["| stage | seconds |", "|---|---|", *lines, f"| whole command | {wall:.1f} |", ""]))
     sys.stdout.write(
         f"\nPeak anonymous memory: build {peaks['build'] / 1e9:.2f} GB (predicted "

@@ -22,7 +22,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 def browser() -> Iterator[Browser]:
     program = next((found for found in map(shutil.which, NAMES) if found), None)
     if program is None:
-        pytest.skip("no Chromium is installed")
+        pytest.fail("no Chromium is installed; on Debian: apt-get install chromium")
     with sync_playwright() as playwright:
         # Without a sandbox, as containers have no user namespaces; the pages are our own.
         opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

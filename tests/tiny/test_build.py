@@ -27,7 +27,8 @@ def test_the_embedded_model_passes_its_profile(nano_build: BuildResult) -> None:
 
 
 def test_the_default_pipeline_keeps_the_answers(nano_build: BuildResult) -> None:
-    report = load_report(nano_build.reports["cpu-x64"].with_name("report.json"))
+    assert nano_build.report is not None
+    report = load_report(nano_build.report.with_name("report.json")).report_for("cpu-x64")
     assert report.tasks is not None
     assert report.tasks.overall.reference_correct >= 0.95 * report.tasks.overall.questions
     assert report.tasks.overall.recovery_fraction >= 0.98
@@ -67,7 +68,8 @@ def test_a_package_carries_what_proves_it(nano_build: BuildResult) -> None:
         "build/cpu-int4/plan.json",
         "build/cpu-int4/workflow.json",
     } <= names
-    assert set(item.evidence) == {"drift.json", "latency-cpu-x64.json", "probes.json", "tasks.json"}
+    names = {name.removesuffix(".json") for name in item.evidence}
+    assert names == {"drift", "free-running", "latency-cpu-x64", "probes", "refusals", "tasks"}
 
 
 def test_a_changed_byte_is_found(nano_build: BuildResult, tmp_path: Path) -> None:
@@ -84,11 +86,11 @@ def test_a_changed_byte_is_found(nano_build: BuildResult, tmp_path: Path) -> Non
 
 def test_the_verbs_after_the_build_work_on_the_package(nano_build: BuildResult, tmp_path: Path) -> None:
     assert nano_build.package is not None
-    made = phiforge.report(nano_build.package, output=tmp_path / "report")
-    assert made["cpu-x64"].report.verdict == nano_build.verdicts["cpu-x64"]
+    made = phiforge.report([nano_build.package], output=tmp_path / "report").fleet
+    assert made.report_for("cpu-x64").verdict == nano_build.verdicts["cpu-x64"]
     evidence = phiforge.bench(nano_build.package, target="cpu-x64", output=tmp_path / "evidence")
-    merged = phiforge.report(nano_build.package, output=tmp_path / "merged", evidence=list(evidence.values()))
-    assert merged["cpu-x64"].report.latency != made["cpu-x64"].report.latency
+    merged = phiforge.report([nano_build.package], output=tmp_path / "merged", evidence=list(evidence.values())).fleet
+    assert merged.report_for("cpu-x64").latency != made.report_for("cpu-x64").latency
     answer = "".join(phiforge.chat(nano_build.package).say("What is 12 + 34?"))
     assert answer.endswith("46")
 

@@ -177,14 +177,16 @@ def test_a_gpus_options_are_written_down_and_not_left_to_defaults(folders: dict[
 
 
 def test_nothing_fails_and_what_no_device_has_measured_is_unverified(built: BuildResult) -> None:
-    assert built.verdicts["cpu-x64"].outcome is Outcome.PASS
+    # A part of the questions is too few for the bound of the recovery: docs/decisions/0016-what-passes-a-budget.md.
+    few = {"answer_recovery_fraction_min"}
+    assert {item.budget for item in built.verdicts["cpu-x64"].findings if item.outcome is not Outcome.PASS} == few
     for target in TARGETS[1:]:
         verdict = built.verdicts[target]
         assert [item.reason for item in verdict.findings if item.outcome is Outcome.FAIL] == []
         assert verdict.outcome is Outcome.UNVERIFIED
     findings = built.verdicts["directml-generic"].findings
     waiting = {item.budget for item in findings if item.outcome is Outcome.UNVERIFIED}
-    assert waiting == {"decode_tokens_per_s_min", "ttft_p50_ms_max"}
+    assert waiting == {"decode_tokens_per_s_min", "ttft_p50_ms_max"} | few
 
 
 @pytest.mark.parametrize("name", GPUS)

@@ -12,15 +12,18 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
+from held_out import declare
 from phiforge import errors
 from phiforge.evidence import dump_evidence, load_evidence
+from phiforge.hashing import hash_file
 from phiforge.target import Measure
 from phiforge.validation.drift import ReferenceText, score
-from phiforge.validation.held_out import Said, ask_checkpoint
+from phiforge.validation.held_out import ask_checkpoint
 from phiforge.validation.latency import measure_latency
 from phiforge.validation.original import Original
 from phiforge.validation.reference import Source, compute_answers, compute_reference, tokenize
 from phiforge.validation.run import Validation, validate_variant
+from phiforge.validation.said import Said
 from phiforge.validation.way import way_of
 
 TEXTS = ["Ana has 3 apples and gets 4 more.", "What is 12 + 30? It is 42. " * 6, "Ben lives in a small town."]
@@ -54,6 +57,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for name, lines in (("text.jsonl", texts), ("tasks/sums.jsonl", questions)):
         (folder / name).write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    choices = [
+        {"id": f"c{i}", "question": text, "choices": ["It is 42.", "No.", "42", "Ana"], "answer": 2}
+        for i, text in enumerate(QUESTIONS)
+    ]
+    declare(folder / "tasks")
+    (folder / "tasks" / "choices.jsonl").write_text("\n".join(map(json.dumps, choices)), encoding="utf-8")
+    with (folder / "tasks" / "tasks.toml").open("a", encoding="utf-8") as file:
+        digest = hash_file(folder / "tasks" / "choices.jsonl")
+        file.write(f'''
+[choices]
+file = "choices.jsonl"
+format = "mmlu"
+split = "held-out"
+licence = "MIT"
+choices = "texts"
+sha256 = "{digest}"
+''')
     return folder
 
 
@@ -164,7 +184,7 @@ def validation(nano_variant: Path, said: Said, tmp_path_factory: pytest.TempPath
         threads=1,
         progress=lambda step, done, total: steps.append(step),
     )
-    assert {"drift", "answers", "longrope switch"} <= set(steps)
+    assert {"drift", "answers", "free running", "refusals", "choices", "longrope switch"} <= set(steps)
 
 
 def test_drift_is_small_but_not_nothing(validation: Validation) -> None:
@@ -177,8 +197,48 @@ def test_drift_is_small_but_not_nothing(validation: Validation) -> None:
 
 def test_every_question_is_answered(validation: Validation) -> None:
     assert validation.tasks is not None
-    assert [score.task for score in validation.tasks.scores] == ["sums"]
-    assert validation.tasks.overall.questions == len(QUESTIONS)
+    assert [score.task for score in validation.tasks.scores] == ["choices", "sums"]
+    assert validation.tasks.overall.questions == 2 * len(QUESTIONS)
+
+
+def test_continuations_and_prompts_are_asked_too(validation: Validation) -> None:
+    running, refusals = validation.free_running, validation.refusals
+    assert running is not None and refusals is not None
+    # Three questions, and the beginning of the one text that is long enough.
+    assert (running.prompts, running.limit_tokens) == (4, 128)
+    assert running.identical >= 2
+    assert sum(item.both_answer for item in refusals.categories) == 32
+
+
+def test_the_layers_give_the_log_likelihoods_of_the_whole_model(
+    nano_checkpoint: Path, original: Original, tmp_path: Path
+) -> None:
+    """Labels, longer continuations and two prompts, against transformers' own model in float32."""
+    line = original.encode(" ".join(TEXTS * 3))
+    prompts, continuations = [line[:20], line[:33]], [[[5], [6], line[20:23]], [line[33:40], [5, 6]]]
+    found = original.log_likelihoods(prompts, continuations, scratch=tmp_path, on_layer=lambda done, total: None)
+    model = AutoModelForCausalLM.from_pretrained(nano_checkpoint, dtype=torch.float32, attn_implementation="sdpa")
+    for prompt, items, values in zip(prompts, continuations, found, strict=True):
+        for item, value in zip(items, values, strict=True):
+            with torch.inference_mode():
+                logs = torch.log_softmax(model(torch.tensor([[*prompt, *item]])).logits[0].double(), dim=-1)
+            rows = logs[len(prompt) - 1 : -1]
+            assert value == pytest.approx(float(rows[range(len(item)), item].sum()), abs=1e-4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_choices_are_taken_in_pieces(original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = original.encode(" ".join(TEXTS))
+    prompts = [line[:length] for length in (10, 12, 14)]
+    continuations = [[[5, 6, 7], [6], [8]]] * 3
+
+    def ask() -> list[list[float]]:
+        return original.log_likelihoods(prompts, continuations, scratch=tmp_path, on_layer=lambda done, total: None)
+
+    whole = ask()
+    monkeypatch.setattr("phiforge.validation.original.PIECE_TOKENS", 13)
+    monkeypatch.setattr("phiforge.validation.original.HEAD_ROWS", 2)
+    np.testing.assert_allclose(ask(), whole, atol=1e-4)
 
 
 def test_probes_of_a_sound_variant_pass(validation: Validation) -> None:
@@ -193,8 +253,8 @@ def test_probes_of_a_sound_variant_pass(validation: Validation) -> None:
 
 
 def test_evidence_survives_the_disk(validation: Validation, tmp_path: Path) -> None:
-    for evidence in (validation.drift, validation.tasks, validation.probes):
-        assert evidence is not None
+    assert len(validation.records()) == 5
+    for evidence in validation.records():
         (tmp_path / "e.json").write_text(dump_evidence(evidence), encoding="utf-8")
         assert dump_evidence(load_evidence(tmp_path / "e.json")) == dump_evidence(evidence)
 

@@ -109,7 +109,7 @@ def test_only_known_and_small_drift_is_eligible(tmp_path: Path, profile: Profile
         _candidate(tmp_path / "good", 0.01),
         _candidate(tmp_path / "bad", 0.05),
         _candidate(tmp_path / "unknown", None),
-        _candidate(tmp_path / "guessed", 0.01, Kind.PREDICTED),
+        _candidate(tmp_path / "guessed", 0.01, Kind.SURROGATE),
         tmp_path / "absent",
     ]
     (tmp_path / "other.json").write_text("{}", encoding="utf-8")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from phiforge.verbs.measure import measure
     from phiforge.verbs.package import package
     from phiforge.verbs.pipelines import pipelines
+    from phiforge.verbs.predict import predict
     from phiforge.verbs.report import report
     from phiforge.verbs.targets import targets
     from phiforge.verbs.tune import tune
@@ -32,6 +33,7 @@ __all__ = [
     "measure",
     "package",
     "pipelines",
+    "predict",
     "report",
     "targets",
     "tune",

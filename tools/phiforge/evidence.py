@@ -438,6 +438,7 @@ class Prediction(Record):
     """A roofline's answer for a device that need not be here; the efficiencies are fitted from measurements only.
 
     `efficiency_source` says from which, and `efficiency_error_fraction` how far the roofline was from them.
+    `node_overhead_us` is the time that each node of a graph takes besides.
     """
 
     evidence: Literal["prediction"] = "prediction"
@@ -450,6 +451,7 @@ class Prediction(Record):
     operations_per_s: float
     bandwidth_efficiency_fraction: float
     compute_efficiency_fraction: float
+    node_overhead_us: float = 0.0
     efficiency_source: str
     efficiency_error_fraction: float | None = None
     rows: tuple[PredictedRow, ...]
@@ -520,7 +522,7 @@ def load_evidence(path: Path) -> AnyEvidence:
     """Read one evidence file.
 
     Raises:
-        EvidenceInvalidError: The file cannot be read, is no JSON, or breaks the schema.
+        EvidenceInvalidError: The file cannot be read, or errors as `parse_evidence`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -533,12 +535,18 @@ def parse_evidence(text: str, name: str) -> AnyEvidence:
     """Read evidence from JSON text; `name` is what an error calls it.
 
     Raises:
-        EvidenceInvalidError: The text is no JSON, or breaks the schema.
+        EvidenceInvalidError: The text is no JSON, breaks the schema, or says what evidence may not say
+            (`evidence_checks`).
     """
+    # Imported here: the checks are written in terms of the records above.
+    from phiforge.evidence_checks import check_record
+
     try:
-        return _ADAPTER.validate_json(text)
+        record = _ADAPTER.validate_json(text)
     except ValidationError as error:
         raise _invalid(name, str(error)) from error
+    check_record(record, name)
+    return record
 
 
 def _invalid(name: str, why: str) -> errors.EvidenceInvalidError:

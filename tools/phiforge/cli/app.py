@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phiforge.cli.commands import build, inspect, measure, release
+from phiforge.cli.commands import build, compare, inspect, matrix, measure, predict, release
 from phiforge.cli.options import app
 
-__all__ = ["app", "build", "inspect", "measure", "release"]
+__all__ = ["app", "build", "compare", "inspect", "matrix", "measure", "predict", "release"]

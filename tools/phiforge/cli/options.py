@@ -33,7 +33,10 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for what is
 Project = Annotated[Optional[Path], typer.Option("--project", help="The project with pipelines/ and targets/.")]
 Texts = Annotated[Optional[Path], typer.Option("--texts", help="Held-out text, JSONL with id and text.")]
 Tasks = Annotated[
-    Optional[Path], typer.Option("--tasks", help="Folder of held-out tasks, JSONL with id, messages, answer.")
+    Optional[Path], typer.Option("--tasks", help="Folder of task files, with the tasks.toml that declares them.")
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Also ask tasks whose judging runs the model's code, in a sandbox.")
 ]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="Threads; by default the cores it may use.")]
 Subject = Annotated[Path, typer.Argument(help="A package, a built variant, or a model folder of ONNX Runtime GenAI.")]

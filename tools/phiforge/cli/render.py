@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from phiforge.devices import DevicePlan
     from phiforge.errors import PhiforgeError
     from phiforge.evidence import Latency
     from phiforge.gate import Verdict
@@ -63,6 +64,7 @@ def show_plan(plan: Plan, out: Console) -> None:
                 f"{size(variant.weight_bytes)} of weights, {variant.bits_per_weight:.2f} bits per weight"
             ),
             f"    [dim]{escape(_options(variant))}[/]",
+            *(f"    {escape(_device(device))}" for device in variant.devices),
         ]
     lines.append(
         f"  predicted: {size(need.memory_bytes)} of memory, {size(need.disk_bytes)} of disk, "
@@ -83,18 +85,20 @@ def build_result(result: BuildResult) -> int:
         show_verdict(name, verdict, out)
     out.print(f"Package: {result.package}")
     out.print(f"Content: sha256 {result.content_sha256}")
-    for path in result.reports.values():
-        out.print(f"Report:  {path}")
+    out.print(f"Report:  {result.report}")
     return max(gate.exit_code(verdict) for verdict in result.verdicts.values())
 
 
-def reports(written: Mapping[str, WrittenReport]) -> int:
-    """Print the verdicts and where the reports are; the exit code follows the worst verdict."""
+def reports(written: WrittenReport) -> int:
+    """Print the verdicts and where the report is; the exit code follows the worst verdict."""
     out = console()
-    for name, made in written.items():
-        show_verdict(name, made.report.verdict, out)
-        out.print(f"Report:  {made.files.html}")
-    return max(gate.exit_code(made.report.verdict) for made in written.values())
+    entries = written.fleet.entries
+    models = {entry.package for entry in entries}
+    for entry in entries:
+        name = entry.report.profile.name
+        show_verdict(f"{entry.package}, {name}" if len(models) > 1 else name, entry.report.verdict, out)
+    out.print(f"Report:  {written.files.html}")
+    return max(gate.exit_code(entry.report.verdict) for entry in entries)
 
 
 def evidence_folders(folders: Mapping[str, Path]) -> int:
@@ -136,6 +140,11 @@ def show_latency(title: str, latency: Latency, out: Console) -> None:
         f"Load {latency.load_ms:.0f} ms, peak anonymous memory {size(latency.peak_anon_bytes)}, resident "
         f"{size(latency.peak_rss_bytes)}"
     )
+    # Imported here: that module prints by this one.
+    from phiforge.cli.latency import latency_details
+
+    for line in latency_details(latency):
+        out.print(escape(line))
 
 
 def path(what: str, where: Path) -> int:
@@ -237,6 +246,20 @@ def show_verdict(name: str, verdict: Verdict, out: Console) -> None:
     out.print(f"[bold {colour}]{name}: {verdict.outcome}[/]")
     for finding in verdict.findings:
         out.print(f"  [{_COLOURS[finding.outcome]}]{_MARKS[finding.outcome]}[/] {escape(finding.reason)}")
+
+
+def _device(device: DevicePlan) -> str:
+    """What a plan predicts of a device, in one line."""
+    speed = (
+        f"{device.decode_tokens_per_s:,.1f} tokens/s, first token of {device.prompt_tokens:,} after "
+        f"{device.ttft_ms:,.0f} ms, "
+        if device.decode_tokens_per_s is not None and device.ttft_ms is not None
+        else ""
+    )
+    return (
+        f"{device.profile}, predicted: {speed}{size(device.total_bytes)} of memory with "
+        f"{device.context_tokens:,} tokens of context (a model may take {size(device.available_bytes)})"
+    )
 
 
 def _options(variant: VariantPlan) -> str:

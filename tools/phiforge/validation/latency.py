@@ -1,47 +1,93 @@
-"""Time and memory of one variant, measured in a fresh process on this machine."""
+"""Time, memory and energy of one variant, measured in fresh processes on this machine."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-import time
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from phiforge import errors
-from phiforge.evidence import Conditions, Kind, Latency, LatencyRow, MemorySample
-from phiforge.machine import default_threads, describe_machine, tool_versions
+from phiforge.evidence import (
+    Conditions,
+    ContentionRow,
+    IdleRow,
+    Kind,
+    Latency,
+    LatencyRow,
+    Machine,
+    SecondTurn,
+)
+from phiforge.intervals import interval_of_percentile
+from phiforge.machine import default_threads, describe_machine, now, tool_versions
 from phiforge.selection import RUNTIME_WHEELS
 from phiforge.tuning import Settings
+from phiforge.validation import worker
+from phiforge.validation.cliffs import decode_bins, find_cliffs
+from phiforge.validation.contention import busy_accelerator, busy_cores
+from phiforge.validation.energy import CPU, energy_of, find_meter, idle_watts
+from phiforge.validation.statistics import percentiles
+from phiforge.validation.worker import Work, memory_note, run_worker, thin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
+    from phiforge.evidence import Energy
     from phiforge.target import Measure
+    from phiforge.validation.energy import Meter
+    from phiforge.validation.worker import Progress, Watched
 
-    Progress = Callable[[str, int, int], None]
+__all__ = ["Work", "fitting_lengths", "latency_row", "measure_latency", "refuse_emulated", "run_worker", "thin"]
 
-SAMPLE_SECONDS = 0.02
 # Memory samples kept in the evidence; of each stretch of the run, the highest.
 SAMPLES_KEPT = 200
-SEED = 20
 VERSIONS = (*RUNTIME_WHEELS, "numpy", "phiforge")
-_SOURCE_ROOT = Path(__file__).resolve().parents[2]
-_STDERR_LINES = 5
+LOADS, LOAD_SECONDS_MAX = 3, 20.0
+POSITION_RUNS = 3
+# A conversation: a first turn, its answer, and a second turn.
+SECOND_TURN = worker.SecondTurn(first=256, answer=32, second=32, repeats=5)
+SHORT_PROMPT_TOKENS = 16
+CONTENTION_PROMPT_TOKENS, CONTENTION_REPEATS = 128, 5
+IDLE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One variant, and how it is measured here."""
+
+    variant: Path
+    measure: Measure
+    settings: Settings
+    lengths: Sequence[int]
+    context: int
+    progress: Progress
+    thorough: bool
+
+    @property
+    def opened(self) -> dict[str, Any]:
+        return worker.opened(self.variant, self.settings.threads, self.settings.session_options)
+
+    def watch(self, work: Work, meter: Meter | None = None) -> Watched:
+        """Do some work in a process of its own."""
+        return worker.watch_worker(
+            self.variant, {**self.opened, **asdict(work), "text_ids": None}, self.progress, meter
+        )
 
 
 def measure_latency(
-    variant: Path, *, variant_sha256: str, measure: Measure, progress: Progress, tuned: Settings | None = None
+    variant: Path,
+    *,
+    variant_sha256: str,
+    measure: Measure,
+    progress: Progress,
+    tuned: Settings | None = None,
+    thorough: bool = False,
+    gpu_vendor_id: int | None = None,
 ) -> Latency:
-    """Measure load, first-token and decode times and memory of a variant in a process of its own.
+    """Measure load, first-token and decode times, memory and energy of a variant in processes of its own.
 
     Prompts that do not fit the variant's context together with the tokens decoded after them are left out.
 
@@ -51,45 +97,86 @@ def measure_latency(
         measure: Warm-ups, repeats, prompt lengths, tokens to decode, and threads (None: what this machine has).
         progress: Told of the seconds gone; the total is not known and given as 0.
         tuned: Threads and session options chosen for this machine; they go before the profile's.
+        thorough: Also first answers after pauses, a longer decode by context position, and times while other processes
+            keep cores or the same accelerator busy.
+        gpu_vendor_id: PCI id of the maker of the GPU that runs it, whose energy counter is then read.
 
     Raises:
         VariantUnusableError: The variant does not run, or no prompt length fits.
+        FallbackError: This process is emulated.
     """
+    machine = describe_machine()
+    refuse_emulated(machine)
     settings = tuned or Settings(threads=measure.threads or default_threads())
-    lengths = fitting_lengths(variant, measure)
-    raw, memory = run_worker(
-        variant,
-        threads=settings.threads,
-        session_options=settings.session_options,
-        work=Work(measure.warmups, measure.repeats, tuple(lengths), measure.decode_tokens),
-        progress=progress,
-    )
-    return Latency(
+    context, lengths = context_of(variant), fitting_lengths(variant, measure)
+    job = _Job(variant, measure, settings, lengths, context, progress, thorough)
+    meter = find_meter(provider_of(variant), gpu_vendor_id=gpu_vendor_id)
+    resting = idle_watts(meter, IDLE_SECONDS) if meter else None
+    found = job.watch(_work(job), meter)
+    loads = worker.watch_worker(variant, {**job.opened, "loads": LOADS, "seconds_max": LOAD_SECONDS_MAX}, progress).raw
+    contention = tuple(_contention(job)) if thorough else ()
+    latency = Latency(
         kind=Kind.MEASURED,
         conditions=Conditions(
-            machine=describe_machine(),
-            provider=raw["provider"],
+            machine=machine,
+            provider=found.raw["provider"],
             threads=settings.threads,
             versions=tool_versions(VERSIONS),
             samples=measure.repeats,
-            notes=(*_notes(measure, lengths), *([f"tuned: {settings.told()}"] if tuned else [])),
+            taken_at=now(),
+            notes=tuple(_notes(job, found.raw, loads, tuned, meter)),
         ),
         variant_sha256=variant_sha256,
         warmups=measure.warmups,
-        load_ms=raw["load_ms"],
-        rows=tuple(latency_row(row) for row in raw["rows"]),
-        peak_anon_bytes=max((sample.anon_bytes for sample in memory), default=0),
-        peak_rss_bytes=max((sample.rss_bytes for sample in memory), default=0),
-        memory=thin(memory, SAMPLES_KEPT),
+        load_ms=found.raw["load_ms"],
+        load_cold_ms=tuple(loads["cold_ms"]),
+        load_warm_ms=tuple(loads["warm_ms"]),
+        rows=tuple(latency_row(row) for row in found.raw["rows"]),
+        idle=tuple(
+            IdleRow(idle_s=row["idle_s"], prompt_tokens=SHORT_PROMPT_TOKENS, ttft_ms=tuple(row["ttft_ms"]))
+            for row in found.raw.get("idle", ())
+        ),
+        second_turn=_second_turn(found.raw),
+        contention=contention,
+        energy=_energy(found, meter, resting),
+        peak_anon_bytes=max((sample.anon_bytes for sample in found.memory), default=0),
+        peak_rss_bytes=max((sample.rss_bytes for sample in found.memory), default=0),
+        memory=thin(found.memory, SAMPLES_KEPT),
     )
+    return _by_position(latency, found.raw["positions"], job)
 
 
-def _notes(measure: Measure, lengths: Sequence[int]) -> tuple[str, ...]:
-    left_out = sorted(set(measure.prompt_tokens) - set(lengths))
-    notes = [memory_note(), "prompts are random token ids, each used once"]
-    if left_out:
-        notes.append(f"prompts left out, longer than the context allows: {', '.join(map(str, left_out))} tokens")
-    return tuple(notes)
+def refuse_emulated(machine: Machine) -> None:
+    """Refuse to measure in a process that the machine emulates: its times are not the device's.
+
+    Raises:
+        FallbackError: It is, as an x64 Python on a computer with Arm64.
+    """
+    if machine.process_architecture != machine.architecture:
+        raise errors.FallbackError(
+            "Nothing is measured in an emulated process.",
+            why=f"This Python is for {machine.process_architecture} and the machine is {machine.architecture}: the "
+            "system translates it, an x64 Python on Arm64 as any other, and the times would be the translation's.",
+            fix=f"Install Python and phiforge for {machine.architecture}, and measure with these.",
+        )
+
+
+def context_of(variant: Path) -> int:
+    """Return the tokens that a variant's sequences may have.
+
+    Raises:
+        VariantUnusableError: The variant has no readable config.
+    """
+    from phiforge.runtime.variant import read_config
+
+    return int(read_config(variant)["model"]["context_length"])
+
+
+def provider_of(variant: Path) -> str:
+    """Return the provider that a variant's folder promises, as "cpu", "dml", "webgpu", "qnn"."""
+    from phiforge.runtime import variant as opening
+
+    return opening.provider_of(opening.read_config(variant))
 
 
 def fitting_lengths(variant: Path, measure: Measure) -> list[int]:
@@ -98,14 +185,13 @@ def fitting_lengths(variant: Path, measure: Measure) -> list[int]:
     Raises:
         VariantUnusableError: None fits, or the variant has no readable config.
     """
-    from phiforge.runtime.variant import read_config, window_of
-
-    config = read_config(variant)
-    context, window = int(config["model"]["context_length"]), window_of(config) or 1
+    context, window = context_of(variant), _window(variant)
     room = context - measure.decode_tokens - 1
     lengths = sorted({length for length in measure.prompt_tokens if -(-length // window) * window <= room})
     if not lengths:
-        raise _failed(variant, f"no prompt with {measure.decode_tokens} tokens after it fits its {context} of context")
+        raise worker.failed(
+            variant, f"no prompt with {measure.decode_tokens} tokens after it fits its {context} of context"
+        )
     return lengths
 
 
@@ -119,6 +205,7 @@ def latency_row(row: Mapping[str, Any]) -> LatencyRow:
     first = np.asarray(row["ttft_ms"], dtype=np.float64)
     decode = np.asarray(row["decode_ms"], dtype=np.float64)
     speeds = decode.shape[1] * 1e3 / decode.sum(axis=1)
+    between = percentiles(decode.ravel())
     return LatencyRow(
         prompt_tokens=row["prompt_tokens"],
         decode_tokens=decode.shape[1],
@@ -128,126 +215,133 @@ def latency_row(row: Mapping[str, Any]) -> LatencyRow:
         prefill_tokens_per_s_p50=float(np.percentile(row["prompt_tokens"] * 1e3 / first, 50)),
         decode_tokens_per_s_p50=float(np.percentile(speeds, 50)),
         decode_tokens_per_s_p95=float(np.percentile(speeds, 5)),
-        inter_token_p50_ms=float(np.percentile(decode, 50)),
-        inter_token_p99_ms=float(np.percentile(decode, 99)),
+        inter_token_p50_ms=between.p50,
+        inter_token_p99_ms=between.p99,
+        ttft_ms=tuple(first.tolist()),
+        decode_tokens_per_s=tuple(speeds.tolist()),
+        inter_token_percentiles_ms=between,
+        inter_token_p99_interval_ms=interval_of_percentile(decode.ravel().tolist(), 0.99),
     )
 
 
-def thin(samples: Sequence[MemorySample], count: int) -> tuple[MemorySample, ...]:
-    """Return at most `count` samples: of each of as many equal stretches, the one with the most anonymous memory."""
-    if len(samples) <= count:
-        return tuple(samples)
-    edges = [round(i * len(samples) / count) for i in range(count + 1)]
-    stretches = (samples[start:stop] for start, stop in pairwise(edges))
-    return tuple(max(stretch, key=lambda sample: sample.anon_bytes) for stretch in stretches)
+def _work(job: _Job) -> Work:
+    measure, more = job.measure, job.measure.thorough
+    seconds = more.position_seconds_max if job.thorough else measure.position_seconds_max
+    return Work(
+        measure.warmups,
+        measure.repeats,
+        tuple(job.lengths),
+        measure.decode_tokens,
+        seconds_max=measure.seconds_max,
+        positions=worker.Positions(POSITION_RUNS, seconds),
+        second_turn=_conversation(job),
+        idle=worker.Idle(tuple(more.idle_s), more.idle_repeats, SHORT_PROMPT_TOKENS) if job.thorough else None,
+    )
 
 
-def memory_note() -> str:
-    """Say what `anon_bytes` is on this system."""
-    if sys.platform == "linux":
-        return "anonymous memory is RssAnon of /proc, sampled every 20 ms; resident memory includes mapped files"
-    if sys.platform == "win32":
-        return "anonymous memory is the private commit charge, which may exceed what is resident, sampled every 20 ms"
-    return "anonymous memory is the unique set size, sampled every 20 ms"
+def _conversation(job: _Job) -> worker.SecondTurn | None:
+    """A conversation that fits the context; both turns fill whole windows, which a second turn may have to."""
+    window = _window(job.variant)
+    turn = SECOND_TURN
+    while turn.first >= window and turn.first + turn.answer + turn.second + 2 * window >= job.context:
+        turn = replace(turn, first=turn.first // 2)
+    return turn if turn.first >= max(window, SHORT_PROMPT_TOKENS) else None
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a measuring process does: repeats after warm-ups, at each prompt length, with so many tokens decoded."""
-
-    warmups: int
-    repeats: int
-    prompt_tokens: tuple[int, ...]
-    decode_tokens: int
-
-
-def run_worker(
-    variant: Path, *, threads: int, session_options: Mapping[str, str], work: Work, progress: Progress
-) -> tuple[dict[str, Any], list[MemorySample]]:
-    """Measure in a process of its own, to its end, and watch its memory.
-
-    Args:
-        variant: A complete variant folder.
-        threads: Threads of the CPU operators; 0 leaves them to the runtime.
-        session_options: Entries for onnxruntime's session configuration.
-        work: What to do.
-        progress: Told of the seconds gone.
-
-    Returns:
-        What `runtime.bench_worker.run` returns, and samples of the process's memory.
-
-    Raises:
-        VariantUnusableError: The variant does not run.
-    """
-    request = {
-        "variant": str(variant.resolve()), "threads": threads, "session_options": dict(session_options),
-        **asdict(work), "seed": SEED, "text_ids": None,
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="phiforge-bench-") as name:
-        folder = Path(name)
-        asked, answered, said = folder / "request.json", folder / "result.json", folder / "stderr.txt"
-        asked.write_text(json.dumps(request), encoding="utf-8")
-        paths = [str(_SOURCE_ROOT), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-        # -P: nothing in the working folder is imported in place of what is installed.
-        command = [sys.executable, "-P", "-m", "phiforge.runtime.bench_worker", str(asked), str(answered)]
-        with said.open("wb") as errors_to:
-            worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors_to, env=environment)
-            try:
-                memory = _watch(worker, progress)
-            finally:
-                if worker.poll() is None:
-                    worker.kill()
-                    worker.wait()
-        if worker.returncode != 0 or not answered.is_file():
-            lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_STDERR_LINES:]
-            raise _failed(variant, " / ".join(lines) or f"the measuring process ended with {worker.returncode}")
-        raw: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
-        return raw, memory
-
-
-def _watch(worker: subprocess.Popen[bytes], progress: Progress) -> list[MemorySample]:
-    """Sample the worker's memory until it ends."""
-    process = psutil.Process(worker.pid)
-    started = time.monotonic()
-    samples: list[MemorySample] = []
-    told = -1
-    while worker.poll() is None:
-        elapsed = time.monotonic() - started
-        memory = _memory(process)
-        if memory is not None:
-            samples.append(MemorySample(t_s=round(elapsed, 3), anon_bytes=memory[0], rss_bytes=memory[1]))
-        if int(elapsed) > told:
-            told = int(elapsed)
-            progress("measuring, seconds", told, 0)
-        time.sleep(SAMPLE_SECONDS)
-    return samples
-
-
-def _memory(process: psutil.Process) -> tuple[int, int] | None:
-    """Anonymous and resident bytes of a process, None if it has ended."""
-    try:
-        if sys.platform == "linux":
-            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-            return _status_bytes(status, "RssAnon"), _status_bytes(status, "VmRSS")
-        if sys.platform == "win32":
-            info = process.memory_info()
-            return int(info.private), int(info.rss)
-        full = process.memory_full_info()
-        return int(full.uss), int(full.rss)
-    except (OSError, psutil.Error, LookupError):
+def _second_turn(raw: Mapping[str, Any]) -> SecondTurn | None:
+    found = raw.get("second_turn")
+    if not found:
         return None
-
-
-def _status_bytes(status: str, field: str) -> int:
-    """Return a field of /proc/PID/status in bytes; a process that has ended has none of them."""
-    for line in status.splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise LookupError(field)
-
-
-def _failed(variant: Path, why: str) -> errors.VariantUnusableError:
-    return errors.VariantUnusableError(
-        f"The variant {variant} cannot be measured.", why=f"{why}.", fix="Check it with `phiforge validate`."
+    return SecondTurn(
+        first_turn_tokens=found["first"] + found["answer"],
+        second_turn_tokens=found["second"],
+        kept_ttft_ms=tuple(found["kept_ms"]),
+        anew_ttft_ms=tuple(found["anew_ms"]),
     )
+
+
+def _by_position(latency: Latency, raw: Mapping[str, Any], job: _Job) -> Latency:
+    """The evidence with the decode by context position and its cliffs, where there was one."""
+    if not raw["decode_ms"]:
+        return latency
+    from phiforge.runtime.spans import recomputes_at
+    from phiforge.runtime.variant import read_config
+
+    runs = np.asarray(raw["decode_ms"], dtype=np.float64)
+    first = raw["prompt_tokens"] + 1
+    switch, window = recomputes_at(read_config(job.variant)), _window(job.variant)
+    known = {place: "border of a chunk" for place in range(window, job.context, window) if window > 1}
+    if switch is not None:
+        known[switch] = "longrope switch: the runtime recomputes its KV cache"
+    return latency.model_copy(
+        update={"by_position": decode_bins(first, runs), "cliffs": find_cliffs(first, runs, known)}
+    )
+
+
+def _energy(found: Watched, meter: Meter | None, resting: float | None) -> Energy | None:
+    """The energy of the decode by position, which is the longest stretch of nothing else."""
+    raw = found.raw["positions"]
+    if meter is None or not raw["decode_ms"]:
+        return None
+    tokens = sum(len(run) for run in raw["decode_ms"])
+    return energy_of(meter, found.energy, [(start, stop) for start, stop in raw["between_s"]], tokens, resting)
+
+
+def _contention(job: _Job) -> Iterator[ContentionRow]:
+    """Measure one prompt length alone and while others work: on one core, on all, on the same accelerator."""
+    cores = describe_machine().logical_cores
+    length = max((n for n in job.lengths if n <= CONTENTION_PROMPT_TOKENS), default=job.lengths[0])
+    work = Work(job.measure.warmups, CONTENTION_REPEATS, (length,), job.measure.decode_tokens)
+    turns = {"prompt_tokens": length, "decode_tokens": job.measure.decode_tokens}
+    for count in sorted({0, 1, max(1, cores // 2), cores}):
+        yield _contended(job, work, busy_cores(count), count, accelerator=False)
+    if provider_of(job.variant) != CPU:
+        other = busy_accelerator(job.variant, job.opened, turns)
+        yield _contended(job, work, other, 0, accelerator=True)
+
+
+def _contended(
+    job: _Job, work: Work, others: AbstractContextManager[None], count: int, *, accelerator: bool
+) -> ContentionRow:
+    with others:
+        (row,) = job.watch(work).raw["rows"]
+    figures = latency_row(row)
+    return ContentionRow(
+        busy_cores=count,
+        busy_accelerator=accelerator,
+        prompt_tokens=figures.prompt_tokens,
+        ttft_p50_ms=median(figures.ttft_ms),
+        decode_tokens_per_s_p50=figures.decode_tokens_per_s_p50,
+    )
+
+
+def _notes(
+    job: _Job, raw: Mapping[str, Any], loads: Mapping[str, Any], tuned: Settings | None, meter: Meter | None
+) -> Iterator[str]:
+    measure = job.measure
+    yield memory_note()
+    yield "prompts are random token ids, each used once"
+    left_out = sorted(set(measure.prompt_tokens) - set(job.lengths))
+    if left_out:
+        yield f"prompts left out, longer than the context allows: {', '.join(map(str, left_out))} tokens"
+    elif not raw["late"]:
+        last = max(job.lengths)
+        yield f"prompts end at {last:,} tokens: the profile names none longer; the context is {job.context:,}"
+    if raw["late"]:
+        late = ", ".join(map(str, raw["late"]))
+        yield f"prompts left out, they would end later than {measure.seconds_max:g} s: {late} tokens"
+    if raw["positions"]["why"]:
+        yield str(raw["positions"]["why"])
+    yield "warm and cold loads are in a process of their own, which had loaded the libraries"
+    if not loads["cold_ms"]:
+        yield "no cold load: this system does not let the process drop the variant's files from its page cache"
+    if meter is None:
+        yield "no energy: this machine has no counter that this process may read"
+    if tuned:
+        yield f"tuned: {tuned.told()}"
+
+
+def _window(variant: Path) -> int:
+    from phiforge.runtime.variant import read_config, window_of
+
+    return window_of(read_config(variant)) or 1

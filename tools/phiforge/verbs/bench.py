@@ -32,6 +32,7 @@ def bench(
     target: str | None = None,
     output: Path,
     tuning: Path | None = None,
+    thorough: bool = False,
     project: Path | None = None,
     watcher: Watcher | None = None,
 ) -> dict[str, Path]:
@@ -45,6 +46,7 @@ def bench(
         target: Name of a device profile, or the path of one; needed unless `variant` is a package.
         output: Folder for the evidence; each variant gets a folder of its name in it.
         tuning: What `phiforge tune` wrote on this machine; only the variant it chose is measured, with its settings.
+        thorough: Also what takes long: first answers after pauses, times on a busy machine, longer contexts.
         project: The project whose profiles are meant; found from the working folder by default.
         watcher: Told of the progress.
 
@@ -53,7 +55,7 @@ def bench(
 
     Raises:
         ProfileUnknownError: There is no such profile, or none was named and none fits.
-        FallbackError: No variant of the package can run on this machine.
+        FallbackError: No variant of the package can run on this machine, or this process is emulated.
         OutputUnwritableError: The output folder cannot be written.
     """
     found = tuned_subjects(variant, tuning)
@@ -68,7 +70,7 @@ def bench(
     for subject, settings in found:
         if subject.name in profiles:
             profile = profiles[subject.name]
-            text = run_bench(subject, profile, watcher or Unwatched(), settings)
+            text = run_bench(subject, profile, watcher or Unwatched(), settings, thorough=thorough)
             folder = output / subject.name
             folder.mkdir(parents=True, exist_ok=True)
             written[subject.name] = folder / latency_file(profile)
@@ -156,7 +158,9 @@ def latency_file(profile: Profile) -> str:
     return f"latency-{profile.name}.json"
 
 
-def run_bench(subject: Subject, profile: Profile, watcher: Watcher, tuned: Settings | None = None) -> str:
+def run_bench(
+    subject: Subject, profile: Profile, watcher: Watcher, tuned: Settings | None = None, *, thorough: bool = False
+) -> str:
     """Measure one variant and return the evidence as JSON text."""
     from phiforge.validation.latency import measure_latency
 
@@ -166,6 +170,8 @@ def run_bench(subject: Subject, profile: Profile, watcher: Watcher, tuned: Setti
         measure=profile.measure,
         progress=watcher.advanced,
         tuned=tuned,
+        thorough=thorough,
+        gpu_vendor_id=profile.hardware.gpu_vendor_id,
     )
     return dump_evidence(evidence)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from phiforge import catalog, errors
 from phiforge.evidence import Conditions, Kind
-from phiforge.machine import describe_machine, thread_choices, tool_versions
+from phiforge.machine import describe_machine, now, thread_choices, tool_versions
 from phiforge.selection import RUNTIME_WHEELS
 from phiforge.store import write_atomically
 from phiforge.target import load_profile
@@ -164,6 +164,7 @@ def _tuning(run: _Run, profile: Profile, candidates: tuple[Candidate, ...], choi
             threads=choice.settings.threads if choice else thread_choices()[0],
             versions=tool_versions(VERSIONS),
             samples=run.rounds,
+            taken_at=now(),
             notes=NOTES,
         ),
         profile=profile.name,

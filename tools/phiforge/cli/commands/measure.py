@@ -9,6 +9,7 @@ import typer
 
 from phiforge.cli import render
 from phiforge.cli.options import (
+    AllowCode,
     Chunk,
     Output,
     Project,
@@ -37,9 +38,17 @@ def validate(
     tasks: Tasks = None,
     threads: Threads = None,
     chunk: Chunk = None,
+    allow_code: AllowCode = False,
+    free_running_tokens: Annotated[
+        int, typer.Option("--free-running-tokens", min=1, help="The most tokens of a free-running generation.")
+    ] = 128,
+    lm_eval: Annotated[
+        Optional[list[str]],
+        typer.Option("--lm-eval", help="A task of the lm-evaluation-harness, or its .yaml file; may be repeated."),
+    ] = None,
     quiet: Quiet = False,
 ) -> int:
-    """Measure what a variant costs in accuracy: drift, answers, probes.
+    """Measure what a variant costs in accuracy: drift, answers, free running, refusals, probes.
 
     A package can be validated without its checkpoint: it carries what the original said of some texts and questions.
     """
@@ -55,6 +64,9 @@ def validate(
             tasks=tasks,
             threads=threads,
             chunk=chunk,
+            allow_code=allow_code,
+            free_running_tokens=free_running_tokens,
+            lm_eval=lm_eval or (),
             watcher=watcher,
         )
     return render.evidence_folders(folders)
@@ -69,14 +81,26 @@ def bench(
     ] = None,
     output: Output = Path("artifacts/evidence"),
     tuning: UsedTuning = None,
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="Also after pauses, on a busy machine, and over longer contexts: minutes."),
+    ] = False,
     project: Project = None,
     quiet: Quiet = False,
 ) -> int:
-    """Measure a variant's latency and memory on this machine, in a fresh process."""
+    """Measure a variant's latency, memory and energy on this machine, in fresh processes."""
     from phiforge.verbs.bench import bench as run
 
     with ProgressWatcher(quiet=quiet) as watcher:
-        files = run(variant, target=target, output=output, tuning=tuning, project=project, watcher=watcher)
+        files = run(
+            variant,
+            target=target,
+            output=output,
+            tuning=tuning,
+            thorough=thorough,
+            project=project,
+            watcher=watcher,
+        )
     return render.latency_files(files)
 
 

@@ -1,0 +1,52 @@
+"""What `compare` is held against: an earlier package of the same model, or the one in a release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from phiforge import errors
+from phiforge.packaging.layout import load_manifest
+from phiforge.verbs.compare import comparison_file, earlier_package
+from unit.packages import npu_package
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return npu_package(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(scope="module")
+def model(package: Path) -> str:
+    return load_manifest(package).package_name
+
+
+def test_a_package_or_the_release_around_it(package: Path, model: str) -> None:
+    assert earlier_package(package, model) == package
+    assert earlier_package(package.parent, model) == package
+
+
+def test_another_model_is_refused(package: Path) -> None:
+    with pytest.raises(errors.PreviousReleaseError, match="is of another model") as caught:
+        earlier_package(package, "phi-5")
+    assert "this one is of phi-5" in caught.value.why
+
+
+@pytest.mark.parametrize("what", ["absent", "empty", "two", "file"])
+def test_what_holds_no_package_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / what
+    if what == "file":
+        path.write_text("", encoding="utf-8")
+    elif what != "absent":
+        path.mkdir()
+    if what == "two":
+        (path / "a.ortpackage").mkdir()
+        (path / "b.ortpackage").mkdir()
+    with pytest.raises(errors.PreviousReleaseError, match="is no earlier package") as caught:
+        earlier_package(path, "phi-4-nano")
+    assert ("It holds 2 packages" in caught.value.why) == (what == "two")
+
+
+def test_the_evidence_is_named_after_the_profile() -> None:
+    assert comparison_file("cpu-x64") == "comparison-cpu-x64.json"
