@@ -78,7 +78,8 @@ def test_loads_positions_pauses_and_busy_cores_are_there(latency: Latency) -> No
 
 @LINUX
 def test_files_leave_the_page_cache_or_the_load_is_not_called_cold(nano_variant: Path, latency: Latency) -> None:
-    assert len(latency.load_cold_ms) == (3 if drop_cached(nano_variant) else 0)
+    if drop_cached(nano_variant):  # no process has them mapped, and the file system is on a disk
+        assert len(latency.load_cold_ms) == 3
     assert bool(latency.load_cold_ms) != any(note.startswith("no cold load") for note in latency.conditions.notes)
 
 
