@@ -25,7 +25,7 @@ from phiforge.machine import default_threads, describe_machine, thread_choices
 from phiforge.packaging.layout import check_inside
 from phiforge.selection import Abilities
 from phiforge.store import Store, write_atomically
-from phiforge.validation import latency
+from phiforge.validation import worker
 from phiforge.verbs import doctor
 
 SNAPDRAGON = "Snapdragon(R) X Elite - X1E80100 - Qualcomm(R) Oryon(TM) CPU"
@@ -153,15 +153,15 @@ def test_threads_without_sysfs_and_cgroups(
 
 
 def test_what_anonymous_memory_means_is_told(windows: Fake) -> None:
-    assert "RssAnon" in latency.memory_note()
+    assert "RssAnon" in worker.memory_note()
     windows()
-    assert "private commit charge" in latency.memory_note()
+    assert "private commit charge" in worker.memory_note()
 
 
 def test_memory_is_what_windows_tells(windows: Fake) -> None:
     windows()
     process = SimpleNamespace(pid=1, memory_info=lambda: SimpleNamespace(private=5, rss=7))
-    assert latency._memory(process) == (5, 7)  # type: ignore[arg-type]
+    assert worker._memory(process) == (5, 7)  # type: ignore[arg-type]
 
 
 def test_doctor_looks_for_directml_on_windows_alone(windows: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
