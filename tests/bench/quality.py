@@ -137,7 +137,7 @@ def _changed(profile: Path, copy: Path) -> Path:
     copy.parent.mkdir(parents=True, exist_ok=True)
     text = profile.read_text(encoding="utf-8")
     head, _, _ = text.partition("[measure]")
-    copy.write_text(f"{head}[measure]\nwarmups = 1\nrepeats = 3\nprompt_tokens = [16]\ndecode_tokens = 8\n")
+    copy.write_text(f"{head}[measure]\nwarmups = 1\nrepeats = 5\nprompt_tokens = [16]\ndecode_tokens = 8\n")
     return copy
 
 

@@ -19,7 +19,7 @@ from held_out import declare
 from phiforge import catalog, errors
 from phiforge.checkpoint.inspect import inspect_checkpoint
 from phiforge.checkpoint.nano import CHECKPOINT_DIR, EVAL_DIR
-from phiforge.evidence import Agreement, AnyEvidence, Drift, Kind, Probe, Probes, Tasks
+from phiforge.evidence import Agreement, AnyEvidence, Drift, FreeRunning, Kind, Probe, Probes, Refusals, Tasks
 from phiforge.gate import Outcome, judge
 from phiforge.olive.driver import OliveWorker
 from phiforge.plan import resolve
@@ -131,7 +131,7 @@ def _agreement(evidence: list[AnyEvidence], comparison: str) -> Agreement:
 
 def test_what_the_kernels_say_is_emulated_and_what_the_cpu_says_is_not(evidence: list[AnyEvidence]) -> None:
     kinds = {kind: [type(item) for item in evidence if item.kind is kind] for kind in Kind}
-    assert kinds[Kind.SURROGATE] == [Drift, Tasks, Agreement, Probes]
+    assert kinds[Kind.SURROGATE] == [Drift, Tasks, FreeRunning, Refusals, Agreement, Probes]
     assert kinds[Kind.EMULATED] == [Drift, Agreement, Agreement, Probes]
     assert not kinds[Kind.MEASURED] + kinds[Kind.PREDICTED]
     for item in evidence:

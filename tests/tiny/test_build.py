@@ -69,7 +69,15 @@ def test_a_package_carries_what_proves_it(nano_build: BuildResult) -> None:
         "build/cpu-int4/workflow.json",
     } <= names
     names = {name.removesuffix(".json") for name in item.evidence}
-    assert names == {"drift", "free-running", "latency-cpu-x64", "probes", "refusals", "tasks"}
+    assert names == {
+        "drift",
+        "free-running",
+        "latency-cpu-x64",
+        "prediction-cpu-x64",
+        "probes",
+        "refusals",
+        "tasks",
+    }
 
 
 def test_a_changed_byte_is_found(nano_build: BuildResult, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def quantize(checkpoint: Path, folder: Path, work: Path, algorithm: str, stop: i
     return begun
 
 
-@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
+@pytest.mark.parametrize("algorithm", ["gptq", pytest.param("awq", marks=pytest.mark.long)])
 def test_a_killed_quantization_goes_on_at_its_layer(nano_checkpoint: Path, tmp_path: Path, algorithm: str) -> None:
     assert quantize(nano_checkpoint, tmp_path / "whole", tmp_path / "w1", algorithm) == list(range(7))
     with pytest.raises(KilledError):
@@ -53,6 +53,7 @@ def test_a_killed_quantization_goes_on_at_its_layer(nano_checkpoint: Path, tmp_p
     assert not (tmp_path / "w2").exists()
 
 
+@pytest.mark.long
 def test_layers_without_their_hidden_states_are_begun_again(nano_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         quantize(nano_checkpoint, tmp_path / "killed", tmp_path / "work", "gptq", stop=KILLED_BEFORE)

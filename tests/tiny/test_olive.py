@@ -79,6 +79,7 @@ def test_a_cached_failure_is_purged(tmp_path: Path) -> None:
     assert [path.name for path in runs.iterdir()] == ["sound"]
 
 
+@pytest.mark.long
 def test_stock_olive_makes_the_same_variant(pipeline: Pipeline, small_checkpoint: Path, tmp_path: Path) -> None:
     ours = _run(pipeline, small_checkpoint, tmp_path)
     stock = tmp_path / "stock"
@@ -157,6 +158,7 @@ def _dequantize_into(model: Any, folder: Path) -> None:
     model.tie_weights()
 
 
+@pytest.mark.long
 def test_symmetric_rtn_gives_the_stock_builders_logits(small_checkpoint: Path, tmp_path: Path) -> None:
     """Same weights and graph as the stock builder's int4 build, so bit-identical logits."""
     import numpy as np

@@ -8,7 +8,8 @@ import pytest
 
 from phiforge import errors
 from phiforge.packaging.layout import load_manifest
-from phiforge.verbs.compare import comparison_file, earlier_package
+from phiforge.verbs.compare import comparison_file
+from phiforge.verbs.previous import open_earlier_package
 from unit.packages import npu_package
 
 
@@ -22,15 +23,18 @@ def model(package: Path) -> str:
     return load_manifest(package).package_name
 
 
-def test_a_package_or_the_release_around_it(package: Path, model: str) -> None:
-    assert earlier_package(package, model) == package
-    assert earlier_package(package.parent, model) == package
+def test_a_package_stands_for_itself(package: Path, model: str) -> None:
+    with open_earlier_package(package, model) as found:
+        assert found == package
 
 
 def test_another_model_is_refused(package: Path) -> None:
-    with pytest.raises(errors.PreviousReleaseError, match="is of another model") as caught:
-        earlier_package(package, "phi-5")
-    assert "this one is of phi-5" in caught.value.why
+    with (
+        pytest.raises(errors.PreviousReleaseError, match="cannot be the previous release") as caught,
+        open_earlier_package(package, "phi-5"),
+    ):
+        pass
+    assert "what is held against it is phi-5" in caught.value.why
 
 
 @pytest.mark.parametrize("what", ["absent", "empty", "two", "file"])
@@ -43,9 +47,12 @@ def test_what_holds_no_package_is_refused(tmp_path: Path, what: str) -> None:
     if what == "two":
         (path / "a.ortpackage").mkdir()
         (path / "b.ortpackage").mkdir()
-    with pytest.raises(errors.PreviousReleaseError, match="is no earlier package") as caught:
-        earlier_package(path, "phi-4-nano")
-    assert ("It holds 2 packages" in caught.value.why) == (what == "two")
+    with (
+        pytest.raises(errors.PreviousReleaseError, match="is no release on disk") as caught,
+        open_earlier_package(path, "phi-4-nano"),
+    ):
+        pass
+    assert "release.json" in caught.value.why
 
 
 def test_the_evidence_is_named_after_the_profile() -> None:

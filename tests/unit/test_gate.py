@@ -555,3 +555,9 @@ def test_quantities_carry_units() -> None:
 @given(value=st.floats(min_value=-1e15, max_value=1e15), digits=st.integers(2, 10))
 def test_written_numbers_stay_close(value: float, digits: int) -> None:
     assert float(number(value, digits).replace(",", "")) == pytest.approx(value, rel=10.0 ** (1 - digits), abs=1e-300)
+
+
+def test_of_several_verdicts_fail_is_the_worst() -> None:
+    kept, broken = verdict(NO_DRIFT, drift(0.01), samples.probes()), verdict(NO_DRIFT, drift(0.1), samples.probes())
+    unknown = verdict(NO_DRIFT)
+    assert [exit_code(kept), exit_code(kept, unknown), exit_code(unknown, broken, kept)] == [0, 4, 3]

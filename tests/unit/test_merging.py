@@ -238,3 +238,9 @@ def test_an_evidence_file_is_no_record_of_a_package(package: Path, tmp_path: Pat
     file: EvidenceFile = device_file(package)
     path = write_file(tmp_path, file, "latency-qnn-x-elite.json")
     assert len(_speeds(_report(package, tmp_path / "out", path))) == 1
+
+
+def test_the_package_s_name_must_be_its_own(package: Path, tmp_path: Path) -> None:
+    file = device_file(package)
+    other = file.model_copy(update={"package": file.package.model_copy(update={"name": "other"})})
+    assert "of another package" in _refused(package, tmp_path, write_file(tmp_path, other)).what

@@ -140,3 +140,10 @@ def test_a_comparison_counts_for_its_profile_alone(tmp_path: Path) -> None:
         for entry in made.fleet.entries
     }
     assert found == {"qnn-x-elite": 1, "qnn-x-plus": 0}
+
+
+@pytest.mark.parametrize("inside", [".", "report", "evidence/deep"])
+def test_no_report_is_written_into_a_sealed_package(first: Path, inside: str) -> None:
+    with pytest.raises(errors.OutputUnwritableError, match="cannot be written"):
+        report([first], output=first / inside)
+    assert verify_package(first)

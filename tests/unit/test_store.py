@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from phiforge import errors
 from phiforge.hashing import content_key, hash_files, hash_listing
-from phiforge.store import Store
+from phiforge.store import Store, copy_folder, disk_full_guard
 
 
 def test_stage_appears_only_when_complete(tmp_path: Path) -> None:
@@ -78,3 +78,19 @@ def test_hashes_cover_names_and_contents(tmp_path: Path) -> None:
     assert list(first) == ["sub/x"]
     (tmp_path / "sub" / "x").rename(tmp_path / "sub" / "y")
     assert hash_listing(hash_files(tmp_path)) != hash_listing(first)
+
+
+def test_a_disk_that_fills_up_while_a_folder_is_copied_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").write_text("1")
+    copy_folder(tmp_path / "a", tmp_path / "new")
+    assert hash_files(tmp_path / "new") == hash_files(tmp_path / "a")
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copy2", full)
+    with pytest.raises(errors.DiskFullError), disk_full_guard(tmp_path):
+        copy_folder(tmp_path / "a", tmp_path / "other")

@@ -12,7 +12,6 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from phiforge import errors
 from phiforge.evidence import (
     SCHEMA_VERSION,
     Agreement,
@@ -31,7 +30,9 @@ from phiforge.evidence import (
     Refusals,
     Tasks,
     TaskScore,
+    invalid,
 )
+from phiforge.intervals import interval_of_median, interval_of_recovery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,17 +66,6 @@ def check_record(record: AnyEvidence, name: str) -> None:
         raise invalid(name, f"Its {record.evidence} evidence {fault}.")
 
 
-def invalid(name: str, why: str, *, newer: bool = False) -> errors.EvidenceInvalidError:
-    """Return the error that a file of evidence cannot be used."""
-    return errors.EvidenceInvalidError(
-        f"The evidence file {name} cannot be used.",
-        why=why,
-        fix="Read it with the phiforge that wrote it, or a newer one."
-        if newer
-        else "Measure again with `phiforge measure`; evidence is never edited by hand.",
-    )
-
-
 def _beyond_counts(values: object) -> list[str]:
     """Whole numbers that no float holds and no count reaches; arithmetic with them would fail."""
     if isinstance(values, dict | tuple):
@@ -92,6 +82,8 @@ def _faults(record: AnyEvidence) -> Iterator[str]:
             yield f"has {value} for {what}"
     yield from _orders(record.model_dump(exclude={"conditions"}), type(record).__name__)
     match record:
+        case Drift() if record.perplexity_ratio <= 0:
+            yield f"has {record.perplexity_ratio} for perplexity_ratio"
         case Tasks():
             yield from _tasks(record)
         case Latency():
@@ -129,6 +121,7 @@ def _conditions(record: AnyEvidence) -> Iterator[str]:
             ("the cores", (machine.logical_cores > 0 and machine.physical_cores > 0) or not ran),
             ("the memory", machine.memory_bytes > 0),
             ("the system", machine.system.strip()),
+            ("the time", conditions.taken_at or not ran),
         )
         if not known
     ]
@@ -211,12 +204,14 @@ def _compared(record: Agreement | Breakdown) -> Iterator[tuple[str, float, float
 
 
 def _orders(values: object, what: str) -> Iterator[str]:
-    """Intervals whose ends are the wrong way round, percentiles that fall, ranges that end before they start."""
+    """Intervals, percentiles and ranges the wrong way round, and errors below zero."""
     if isinstance(values, tuple):
         for item in values:
             yield from _orders(item, what)
     if not isinstance(values, dict):
         return
+    if values.get("standard_error", 0.0) < 0:
+        yield f"has a standard error below zero in {what}"
     percentiles = [values[name] for name in Percentiles.model_fields if name in values]
     interval = [values[name] for name in Interval.model_fields if values.get(name) is not None]
     span = [values[name] for name in ("start", "stop") if name in values]
@@ -236,12 +231,29 @@ def _tasks(record: Tasks) -> Iterator[str]:
         before = score.reference_correct
         if before and not _same(score.recovery_fraction, score.variant_correct / before):
             yield f"has a recovery of {score.recovery_fraction} in {score.task}, which is not that of its counts"
+        own = interval_of_recovery(
+            reference_correct=before,
+            to_right=score.flips_to_right,
+            to_wrong=score.flips_to_wrong,
+            count=score.questions,
+        )
+        if score.recovery_interval_fraction is not None and not _same_interval(score.recovery_interval_fraction, own):
+            yield f"has an interval of the recovery in {score.task} which is not that of its counts"
     if record.scores and sum(score.questions for score in record.scores) != record.overall.questions:
         yield f"has {record.overall.questions} questions in all, its tasks have another number"
 
 
 def _latency(record: Latency) -> Iterator[str]:
+    needed = [("load_ms", record.load_ms), ("peak_anon_bytes", record.peak_anon_bytes)]
+    needed += [("ttft_p50_ms", row.ttft_p50_ms) for row in record.rows]
+    for what, value in needed:
+        if value <= 0:
+            yield f"has {value} for {what}, which nothing takes"
+    if len({row.prompt_tokens for row in record.rows}) < len(record.rows):
+        yield "has two rows at one prompt length"
     for row in record.rows:
+        if row.ttft_p95_ms < row.ttft_p50_ms * (1 - _RELATIVE):
+            yield f"has percentiles the wrong way round at a prompt of {row.prompt_tokens} tokens"
         yield from _repeats(row, "ttft_ms", row.ttft_ms, row.ttft_p50_ms)
         yield from _repeats(row, "decode_tokens_per_s", row.decode_tokens_per_s, row.decode_tokens_per_s_p50)
     energy = record.energy
@@ -291,6 +303,8 @@ def _comparison(record: Comparison) -> Iterator[str]:
             yield f"has no ratios above zero for {row.metric} at a prompt of {row.prompt_tokens} tokens"
         elif not _same(median(row.ratios), row.ratio_p50):
             yield f"has {row.ratio_p50} for the median of the ratios of {row.metric}, they have {median(row.ratios)}"
+        elif not _same_interval(row.ratio_interval, interval_of_median(row.ratios)):
+            yield f"has an interval of the ratios of {row.metric} which is not that of its {len(row.ratios)} rounds"
 
 
 def _prediction(record: Prediction) -> Iterator[str]:
@@ -300,6 +314,11 @@ def _prediction(record: Prediction) -> Iterator[str]:
     memory = record.memory
     if memory.total_bytes != memory.weights_bytes + memory.kv_cache_bytes + memory.workspace_bytes:
         yield f"has {memory.total_bytes} bytes of memory in all, its parts have another sum"
+
+
+def _same_interval(one: Interval, other: Interval) -> bool:
+    ends = (one.low, other.low), (one.high, other.high)
+    return all(a == b if a is None or b is None else _same(a, b) for a, b in ends)
 
 
 def _same(one: float, other: float) -> bool:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from phiforge.evidence import AnyEvidence, Machine, Record
-from phiforge.evidence_checks import check_record, invalid
+from phiforge.evidence import AnyEvidence, Machine, Record, invalid
+from phiforge.evidence_checks import check_record
 from phiforge.hashing import content_key
 
 if TYPE_CHECKING:

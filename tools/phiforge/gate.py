@@ -119,9 +119,10 @@ def judge(
     return Verdict(outcome=max((finding.outcome for finding in findings), key=_severity), findings=tuple(findings))
 
 
-def exit_code(verdict: Verdict) -> int:
-    """The process exit code of a verdict: 0 pass, 3 fail, 4 unverified."""
-    return {Outcome.PASS: 0, Outcome.FAIL: 3, Outcome.UNVERIFIED: 4}[verdict.outcome]
+def exit_code(*verdicts: Verdict) -> int:
+    """The process exit code of the worst of some verdicts: 0 pass, 4 unverified, 3 fail."""
+    worst = max((verdict.outcome for verdict in verdicts), key=_severity)
+    return {Outcome.PASS: 0, Outcome.FAIL: 3, Outcome.UNVERIFIED: 4}[worst]
 
 
 def _check_variant(record: AnyEvidence, variant_sha256: str) -> None:

@@ -132,6 +132,24 @@ def disk_full_guard(folder: Path) -> Iterator[None]:
         raise disk_full(folder) from error
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder to a new one.
+
+    `shutil.copytree` goes on after an error and then raises one without a number, which nobody knows as a full disk.
+
+    Raises:
+        OSError: The first that there was.
+    """
+    paths = sorted(source.rglob("*"))
+    target.mkdir(parents=True)
+    for path in paths:
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir()
+        else:
+            shutil.copy2(path, place)
+
+
 def disk_full(folder: Path) -> errors.DiskFullError:
     """The error for a disk that filled up during the work."""
     free = shutil.disk_usage(folder).free if folder.exists() else 0

@@ -172,14 +172,14 @@ class Thorough(Section):
 
 
 class Measure(Section):
-    """How latency is measured on the device.
+    """How latency is measured on the device; the bound of a median needs five repeats.
 
     No prompt length is begun that would end later than `seconds_max` after the first one; the decode by context
     position goes as far as `position_seconds_max` allows.
     """
 
     warmups: Annotated[int, Field(ge=1, le=100)]
-    repeats: Annotated[int, Field(ge=3, le=1000)]
+    repeats: Annotated[int, Field(ge=5, le=1000)]
     prompt_tokens: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     decode_tokens: Annotated[int, Field(ge=8)]
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -203,6 +203,11 @@ class Regression(Section):
     peak_anon_bytes_growth_fraction_max: Share = 0.10
     ttft_slowdown_fraction_max: Share = 0.10
     decode_slowdown_fraction_max: Share = 0.10
+
+    @property
+    def slowdown_fraction_max(self) -> float:
+        """The slowdown that a comparison of time must be able to tell: the smaller of the two."""
+        return min(self.ttft_slowdown_fraction_max, self.decode_slowdown_fraction_max)
 
 
 class Profile(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from phiforge.evidence import (
     dump_evidence,
 )
 from phiforge.hashing import content_key, hash_files, hash_listing
+from phiforge.intervals import interval_of_recovery
 from phiforge.packaging.write import Contents, PackagedVariant, write_package
 from phiforge.target import Profile
 from phiforge.toolchain import PACKAGES
@@ -138,7 +140,8 @@ def profile(name: str, target: str) -> Profile:
 def comparison(new: str, old: str, ratio: float, spread: float = 0.01) -> Comparison:
     """What an interleaved run of two variants might have shown."""
     interval = Interval(low=ratio - spread, high=ratio + spread)
-    row: dict[str, Any] = {"prompt_tokens": 16, "ratios": (ratio,) * 9, "ratio_p50": ratio, "ratio_interval": interval}
+    ratios = (*[ratio - spread] * 4, ratio, *[ratio + spread] * 4)
+    row: dict[str, Any] = {"prompt_tokens": 16, "ratios": ratios, "ratio_p50": ratio, "ratio_interval": interval}
     return Comparison(
         kind=Kind.MEASURED,
         conditions=conditions(Made()),
@@ -160,6 +163,7 @@ def conditions(made: Made) -> Conditions:
         split="held-out",
         dataset_sha256=made.dataset,
         samples=100,
+        taken_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
 
 
@@ -260,7 +264,7 @@ def _tasks(made: Made, common: dict[str, Any]) -> Tasks:
         flips_to_right=0,
         mcnemar_p=1,
         recovery_fraction=made.right / 200,
-        recovery_interval_fraction=Interval(low=made.right / 200 - 0.01, high=made.right / 200 + 0.01),
+        recovery_interval_fraction=interval_of_recovery(reference_correct=200, to_right=0, to_wrong=lost, count=200),
         reference_tokens_per_answer=3,
         variant_tokens_per_answer=3,
     )

@@ -17,6 +17,7 @@ from phiforge.release.layout import load_release
 from phiforge.release.signing import Signer, Trust
 from phiforge.verbs import checking
 from phiforge.verbs import release as release_verb
+from phiforge.verbs.previous import open_earlier_package
 from phiforge.verbs.release import Released, ReleaseOptions, ReleasePlan, release
 from phiforge.verbs.standing import judge_package
 from phiforge.verbs.verify import verify
@@ -66,6 +67,15 @@ def test_a_release_has_all_its_parts_and_verifies(
     assert record == found.plan.record
     assert record.version == content_hash(read_sums(package))[:12]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("form", ["folder", "hf", "oci"])
+def test_the_package_in_a_release_of_any_form_can_be_compared_with(tmp_path: Path, form: str) -> None:
+    package = make_package(tmp_path / "new")
+    found = ReleaseOptions(destinations=(f"{form}:{tmp_path / 'out'}",), first=True, waivers=(NO_DEVICE,))
+    release(package, found)
+    with open_earlier_package(tmp_path / "out", "nano") as earlier:
+        assert hash_files(earlier) == hash_files(package)
 
 
 def test_the_same_inputs_give_the_same_files(tmp_path: Path) -> None:
@@ -154,6 +164,16 @@ def test_time_is_judged_by_the_comparison_that_was_brought(tmp_path: Path, ratio
         )
 
 
+def test_a_comparison_by_a_machine_of_another_architecture_does_not_count(tmp_path: Path) -> None:
+    old, new = make_package(tmp_path / "old"), make_package(tmp_path / "new", Made(weights=b"other", ttft_ms=99.0))
+    arm = MACHINE.model_copy(update={"architecture": "arm64", "process_architecture": "arm64"})
+    held = comparison(variant_of(new), variant_of(old), 1.0)
+    held = held.model_copy(update={"conditions": held.conditions.model_copy(update={"machine": arm})})
+    brought = tmp_path / f"comparison-{CPU}.json"
+    brought.write_text(dump_evidence(held), encoding="utf-8")
+    assert f"{CPU}/regression:ttft_ms" in refused(new, tmp_path / "out", against=old, evidence=(brought,))
+
+
 def test_on_a_machine_of_the_profile_s_kind_the_comparison_is_made_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +218,7 @@ def test_a_previous_release_of_another_model_is_refused(tmp_path: Path) -> None:
     old = make_package(tmp_path / "old", Made(model="other"))
     with pytest.raises(errors.PreviousReleaseError) as caught:
         released(make_package(tmp_path / "new"), tmp_path / "out", against=old)
-    assert caught.value.why == "It is of other, and what is to be released is nano."
+    assert caught.value.why == "It is of other, and what is held against it is nano."
 
 
 def test_a_previous_release_must_be_as_it_was_published(tmp_path: Path) -> None:
@@ -276,3 +296,28 @@ def test_two_files_of_evidence_of_one_name_are_refused(tmp_path: Path) -> None:
         paths.append(compared(folder, new, old, 1.0 + index / 100))
     with pytest.raises(errors.EvidenceInvalidError):
         released(new, tmp_path / "out", against=old, evidence=tuple(paths))
+
+
+@pytest.mark.parametrize("inside", ["new", "old"])
+def test_no_destination_is_inside_of_what_is_read(tmp_path: Path, inside: str) -> None:
+    old, new = make_package(tmp_path / "old"), make_package(tmp_path / "new")
+    source = {"new": new, "old": old}[inside]
+    before = hash_files(source)
+    with pytest.raises(errors.DestinationError, match="cannot go to"):
+        released(new, source / "deep/out", against=old)
+    assert hash_files(source) == before
+
+
+@pytest.mark.parametrize("others", [("{0}",), ("oci:{0}",), ("{0}/deep",), ("{0}/deep", "hf:{0}/deep/er")])
+def test_no_destination_is_in_the_way_of_another(tmp_path: Path, others: tuple[str, ...]) -> None:
+    places = (str(tmp_path / "out"), *(item.format(tmp_path / "out") for item in others))
+    with pytest.raises(errors.DestinationError, match="cannot go to") as caught:
+        release(make_package(tmp_path / "new"), ReleaseOptions(destinations=places, first=True, require=(CPU,)))
+    assert "in the way of" in caught.value.why
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_tags_of_one_layout_are_two_destinations(tmp_path: Path) -> None:
+    places = tuple(f"oci:{tmp_path / 'out'}:{tag}" for tag in ("1.0", "latest"))
+    options = ReleaseOptions(destinations=places, first=True, require=(CPU,))
+    assert len(release(make_package(tmp_path / "new"), options).published) == 2

@@ -307,3 +307,30 @@ def test_what_is_neither_is_said_to_be_none(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(errors.PackageInvalidError, match="neither a package nor a release"):
             verify(path)
+
+
+@pytest.mark.parametrize("name", ["README.md", "SHA256SUMS", "nano.ortpackage/models/model/cpu-int4/model.onnx.data"])
+def test_a_lost_file_is_no_fault_of_the_signature(signed: Path, pair: KeyPair, tmp_path: Path, name: str) -> None:
+    error = refusal(changed(signed, tmp_path, lambda copy: (copy / name).unlink()), Trust(key=pair.public))
+    assert isinstance(error, errors.PackageTamperedError)
+    assert f"missing: {name}" in error.why
+
+
+def test_a_link_in_a_signed_release_is_named(signed: Path, pair: KeyPair, tmp_path: Path) -> None:
+    def link(copy: Path) -> None:
+        (copy / "README.md").rename(tmp_path / "moved")
+        (copy / "README.md").symlink_to(tmp_path / "moved")
+
+    error = refusal(changed(signed, tmp_path, link), Trust(key=pair.public))
+    assert isinstance(error, errors.PackageTamperedError)
+    assert "changed: README.md" in error.why
+
+
+def test_a_file_that_may_not_be_read_is_named(signed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("phiforge.packaging.verify.hash_file", denied)
+    assert "unreadable: LICENSE (Permission denied)" in refusal(signed / "nano.ortpackage").why
+    monkeypatch.setattr("phiforge.hashing.hash_file", denied)
+    assert "unreadable: " in refusal(signed).why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from phiforge.evidence import (
@@ -72,6 +73,8 @@ MACHINE = Machine(
     power_source=None,
 )
 
+TAKEN = datetime(2026, 1, 1, tzinfo=UTC)
+
 
 def conditions(
     dataset: str | None = None, split: str | None = None, samples: int | None = None, notes: tuple[str, ...] = ()
@@ -86,6 +89,7 @@ def conditions(
         split=split,
         dataset_sha256=None if dataset is None else "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         samples=samples,
+        taken_at=TAKEN,
         notes=notes,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from phiforge import errors
 from phiforge.evidence import Interval, Machine
 from phiforge.validation import comparison
-from phiforge.validation.comparison import Ask, Block, Pair, Times, compare_in_turn, ratio_row, side
+from phiforge.validation.comparison import Ask, Block, Pair, Stop, Times, compare_in_turn, ratio_row, side
 from phiforge.validation.latency import refuse_emulated
 from unit.packages import DEVICE
 
@@ -81,7 +82,7 @@ class _Pair(Pair):
 
 
 def _sides(ratio: float, noise: float, seed: int) -> tuple[int, set[str | None]]:
-    found = comparison._rounds(_Pair(ratio, noise, seed), [BLOCK], None, 0.10, lambda *_: None)
+    found = comparison._rounds(_Pair(ratio, noise, seed), [BLOCK], None, Stop(), lambda *_: None)
     intervals = [ratio_row(metric, 128, values).ratio_interval for (metric, _), values in found.items()]
     return len(found["decode", BLOCK]), {side(interval, 0.10) for interval in intervals}
 
@@ -102,8 +103,15 @@ def test_what_stays_on_the_limit_is_not_decided() -> None:
 
 
 def test_the_rounds_asked_for_are_made() -> None:
-    found = comparison._rounds(_Pair(1.0, 0.01, 0), [BLOCK], 20, 0.10, lambda *_: None)
+    found = comparison._rounds(_Pair(1.0, 0.01, 0), [BLOCK], 20, Stop(seconds_max=0.0), lambda *_: None)
     assert len(found["decode", BLOCK]) == 20
+
+
+def test_no_round_begins_after_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1_000))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    found = comparison._rounds(_Pair(1.1, 0.1, 3), [BLOCK], None, Stop(seconds_max=8.0), lambda *_: None)
+    assert 6 < len(found["decode", BLOCK]) <= 9
 
 
 def test_both_are_held_open_only_where_the_memory_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

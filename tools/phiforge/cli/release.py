@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from phiforge.cli.render import OK, console, size
-from phiforge.gate import Outcome
+from phiforge.cli.render import COLOURS, MARKS, OK, console, size
 
 if TYPE_CHECKING:
     from phiforge.release.destinations import Published
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from phiforge.verbs.verify import Verified
 
 UNVERIFIED = 4
-_COLOURS = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.UNVERIFIED: "yellow"}
-_MARKS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.UNVERIFIED: "?"}
 
 
 def show_plan(plan: ReleasePlan) -> None:
@@ -44,11 +41,11 @@ def _show_profile(name: str, item: ProfileStanding) -> None:
     out = console()
     optional = "" if item.required else " (not required)"
     out.print(
-        f"[bold {_COLOURS[item.outcome]}]{escape(name)}: {item.outcome}[/]{optional}, variant {escape(item.variant)}"
+        f"[bold {COLOURS[item.outcome]}]{escape(name)}: {item.outcome}[/]{optional}, variant {escape(item.variant)}"
     )
     for check in item.checks:
         out.print(
-            f"  [{_COLOURS[check.outcome]}]{_MARKS[check.outcome]}[/] {escape(check.budget)}: {escape(check.reason)}"
+            f"  [{COLOURS[check.outcome]}]{MARKS[check.outcome]}[/] {escape(check.budget)}: {escape(check.reason)}"
         )
 
 

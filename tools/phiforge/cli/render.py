@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from phiforge.errors import PhiforgeError
     from phiforge.evidence import Latency
     from phiforge.gate import Verdict
-    from phiforge.packaging.verify import Verification
     from phiforge.pipeline import Pipeline
     from phiforge.plan import Plan, VariantPlan
     from phiforge.target import Npu, Profile
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
     from phiforge.verbs.report import WrittenReport
 
 OK = 0
-_COLOURS = {gate.Outcome.PASS: "green", gate.Outcome.FAIL: "red", gate.Outcome.UNVERIFIED: "yellow"}
-_MARKS = {gate.Outcome.PASS: "✓", gate.Outcome.FAIL: "✗", gate.Outcome.UNVERIFIED: "?"}
+COLOURS = {gate.Outcome.PASS: "green", gate.Outcome.FAIL: "red", gate.Outcome.UNVERIFIED: "yellow"}
+MARKS = {gate.Outcome.PASS: "✓", gate.Outcome.FAIL: "✗", gate.Outcome.UNVERIFIED: "?"}
 
 
 def console() -> Console:
@@ -42,10 +41,15 @@ def console() -> Console:
 def show_error(error: PhiforgeError) -> None:
     """Print what happened, why, what to do and where to read, on standard error."""
     out = Console(stderr=True, highlight=False, soft_wrap=True)
-    out.print(f"[bold red]Error {error.exit_code}:[/] {escape(error.what)}")
-    out.print(f"  Why:  {escape(error.why)}")
-    out.print(f"  Do:   {escape(error.fix)}")
-    out.print(f"  Read: {escape(error.read)}")
+    out.print(f"[bold red]Error {error.exit_code}:[/] {_safe(error.what)}")
+    out.print(f"  Why:  {_safe(error.why)}")
+    out.print(f"  Do:   {_safe(error.fix)}")
+    out.print(f"  Read: {_safe(error.read)}")
+
+
+def _safe(text: str) -> str:
+    """Show what a terminal would obey, such as in the name of a file, instead of sending it."""
+    return escape("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
 
 
 def show_plan(plan: Plan, out: Console) -> None:
@@ -86,7 +90,7 @@ def build_result(result: BuildResult) -> int:
     out.print(f"Package: {result.package}")
     out.print(f"Content: sha256 {result.content_sha256}")
     out.print(f"Report:  {result.report}")
-    return max(gate.exit_code(verdict) for verdict in result.verdicts.values())
+    return gate.exit_code(*result.verdicts.values())
 
 
 def reports(written: WrittenReport) -> int:
@@ -98,7 +102,7 @@ def reports(written: WrittenReport) -> int:
         name = entry.report.profile.name
         show_verdict(f"{entry.package}, {name}" if len(models) > 1 else name, entry.report.verdict, out)
     out.print(f"Report:  {written.files.html}")
-    return max(gate.exit_code(entry.report.verdict) for entry in entries)
+    return gate.exit_code(*(entry.report.verdict for entry in entries))
 
 
 def evidence_folders(folders: Mapping[str, Path]) -> int:
@@ -150,12 +154,6 @@ def show_latency(title: str, latency: Latency, out: Console) -> None:
 def path(what: str, where: Path) -> int:
     """Print where something is."""
     console().print(f"{what}: {where}")
-    return OK
-
-
-def verification(found: Verification) -> int:
-    """Print that a package is as it was sealed."""
-    console().print(f"{found.package} is as it was sealed: {found.files} files, seal {found.seal_sha256}")
     return OK
 
 
@@ -242,10 +240,10 @@ def size(count: float) -> str:
 
 def show_verdict(name: str, verdict: Verdict, out: Console) -> None:
     """Print a verdict and the reasons for it."""
-    colour = _COLOURS[verdict.outcome]
+    colour = COLOURS[verdict.outcome]
     out.print(f"[bold {colour}]{name}: {verdict.outcome}[/]")
     for finding in verdict.findings:
-        out.print(f"  [{_COLOURS[finding.outcome]}]{_MARKS[finding.outcome]}[/] {escape(finding.reason)}")
+        out.print(f"  [{COLOURS[finding.outcome]}]{MARKS[finding.outcome]}[/] {escape(finding.reason)}")
 
 
 def _device(device: DevicePlan) -> str:

@@ -71,10 +71,23 @@ def find_changes(folder: Path, *, besides: Sequence[str]) -> tuple[dict[str, str
         path = present.get(name)
         if path is None:
             faults.append(f"missing: {name}" + _misspelt(present, added, digest))
-        elif path.is_symlink() or (own := hash_file(path)) != digest:
-            near = not path.is_symlink() and sum(a != b for a, b in zip(own, digest, strict=True)) <= 2
-            faults.append(f"changed: {SUMS}, in the line of {name}" if near else f"changed: {name}")
+        else:
+            faults += _unlike(path, name, digest)
     return sealed, faults
+
+
+def _unlike(path: Path, name: str, digest: str) -> list[str]:
+    """Say what is wrong with a file that is there, nothing if it is as it was sealed."""
+    if path.is_symlink():
+        return [f"changed: {name}"]
+    try:
+        own = hash_file(path)
+    except OSError as error:
+        return [f"unreadable: {name} ({error.strerror})"]
+    if own == digest:
+        return []
+    near = sum(a != b for a, b in zip(own, digest, strict=True)) <= 2
+    return [f"changed: {SUMS}, in the line of {name}" if near else f"changed: {name}"]
 
 
 def _misspelt(present: Mapping[str, Path], added: Sequence[str], digest: str) -> str:

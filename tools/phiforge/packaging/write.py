@@ -23,6 +23,7 @@ from phiforge.packaging.layout import (
     VariantEntry,
 )
 from phiforge.providers import PROVIDERS
+from phiforge.store import copy_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -108,7 +109,7 @@ def content_hash(hashes: Mapping[str, str]) -> str:
 
 
 def _write_variant(variant: PackagedVariant, folder: Path) -> None:
-    shutil.copytree(variant.folder, folder / COMPONENT_FOLDER / variant.name)
+    copy_folder(variant.folder, folder / COMPONENT_FOLDER / variant.name)
     _write_texts(folder / BUILD_FOLDER / variant.name, variant.build)
     _write_texts(folder / EVIDENCE_FOLDER / variant.name, variant.evidence)
 

@@ -146,11 +146,6 @@ def check_version(version: str) -> str:
     )
 
 
-def is_release(folder: Path) -> bool:
-    """Whether a folder looks like a release."""
-    return (folder / RECORD).is_file()
-
-
 def load_release(folder: Path) -> ReleaseRecord:
     """Read release.json of a release folder.
 

@@ -18,7 +18,7 @@ from phiforge.release.layout import BILL, CARD, CHANGES, CHANGES_TEXT, EVIDENCE,
 from phiforge.release.provenance import provenance
 from phiforge.release.signing import sign
 from phiforge.release.sums import write_sums
-from phiforge.store import disk_full_guard
+from phiforge.store import copy_folder, disk_full_guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +73,7 @@ def prepare(
         (folder / EVIDENCE).mkdir(parents=True)
         record = candidate.card.record
         package = folder / record.package.folder
-        shutil.copytree(candidate.package, package)
+        copy_folder(candidate.package, package)
         if verify_package(package).seal_sha256 != record.package.seal_sha256:
             raise _changed(candidate.package)
         files = [folder / EVIDENCE / name for name in sorted(candidate.files)]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _GIT = (".git/", ".gitattributes", ".github/", ".gitignore")
+# How model-signing's errors begin where the signature is right and a file is other, gone or a link.
+_OTHER_FILES = ("Signature mismatch", "Cannot use ")
 _INSTALL = "Install it: pip install 'phiforge[release]'."
 
 
@@ -105,9 +107,10 @@ def check_signature(folder: Path, trust: Trust) -> State:
             )
         return "none"
     bundle = _read(path)
-    if wanted:
-        _check_signer(path, bundle, trust)
+    same = _check_signer(path, bundle, trust) if wanted else True
     _check_listed(folder, bundle)
+    if not same:
+        raise _invalid(f"{path.name} is of other files.", "Which they are, the names and hashes it lists do not tell.")
     return "verified" if wanted else "not checked"
 
 
@@ -118,8 +121,18 @@ def _check_listed(folder: Path, bundle: Mapping[str, Any]) -> None:
         listed = {str(item["name"]): str(item["digest"]) for item in payload["predicate"]["resources"]}
     except (KeyError, TypeError, ValueError) as error:
         raise _invalid(f"{SIGNATURE} of {folder.name} cannot be read.", f"It lists no files: {error!r}.") from error
+    try:
+        hashes = hash_files(folder)
+    except OSError as error:
+        raise errors.PackageTamperedError(
+            f"{folder.name} cannot be held against what was signed.",
+            why=f"unreadable: {error.filename} ({error.strerror})",
+            fix="Make its files readable for you, or get it again from where it was published.",
+        ) from error
     present = {
-        name: digest for name, digest in hash_files(folder).items() if name != SIGNATURE and not name.startswith(_GIT)
+        name: "a link" if (folder / name).is_symlink() else digest
+        for name, digest in hashes.items()
+        if name != SIGNATURE and not name.startswith(_GIT)
     }
     faults = [f"added: {name}" for name in sorted(present.keys() - listed.keys())]
     faults += [f"missing: {name}" for name in sorted(listed.keys() - present.keys())]
@@ -132,8 +145,8 @@ def _check_listed(folder: Path, bundle: Mapping[str, Any]) -> None:
         )
 
 
-def _check_signer(path: Path, bundle: Mapping[str, Any], trust: Trust) -> None:
-    """Check who signed."""
+def _check_signer(path: Path, bundle: Mapping[str, Any], trust: Trust) -> bool:
+    """Check who signed, and return whether the files are those that were signed, as far as model-signing can tell."""
     _, _, verifying = _signing_modules()
     # Imported here: all of it belongs to the extra.
     from cryptography.exceptions import InvalidSignature
@@ -152,10 +165,11 @@ def _check_signer(path: Path, bundle: Mapping[str, Any], trust: Trust) -> None:
         config.set_ignore_unsigned_files(True)
         config.verify(path.parent, path)
     except (SigstoreError, InvalidSignature, OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ValueError) and str(error).startswith("Signature mismatch"):
-            return
+        if isinstance(error, ValueError) and str(error).startswith(_OTHER_FILES):
+            return False
         whose = f"the key {trust.key}" if trust.key is not None else f"{trust.identity} of {trust.provider}"
         raise _invalid(f"{path.name} is not a signature by {whose}.", _told(error)) from error
+    return True
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def tasks(tasks: Tasks | None, key: str, added: str) -> Section:
         "Recovery",
         "Tokens, after ÷ before",
     )
-    table = Table(columns=columns, rows=tuple(_score(score, score is tasks.overall) for score in scores), stacked=True)
+    table = Table(columns=columns, rows=tuple(map(_score, scores)), stacked=True)
     intro = (
         "The reference before and the variant after, on the same questions. Recovery is right after ÷ right before; "
         "McNemar's p asks whether the flips are lopsided. Intervals in parentheses are 90 %. Tokens are the mean "
@@ -133,7 +133,7 @@ def probes(probes: Probes | None, key: str, added: str) -> Section:
     return Section(key, title, intro, kind=probes.kind, tables=(table,), evidence=key)
 
 
-def _score(score: TaskScore, is_overall: bool) -> tuple[Cell, ...]:
+def _score(score: TaskScore) -> tuple[Cell, ...]:
     change = (score.variant_correct - score.reference_correct) / score.questions if score.questions else 0.0
     bounds = score.accuracy_change_interval_fraction
     around = ""
@@ -144,7 +144,7 @@ def _score(score: TaskScore, is_overall: bool) -> tuple[Cell, ...]:
     ratio = text.interval(score.tokens_per_answer_ratio_interval, "ratio")
     return (
         word(score.task),
-        word(text.NONE if is_overall else _METRICS[score.metric]),
+        word(text.NONE if score.metric is None else _METRICS[score.metric]),
         num(text.whole(score.questions)),
         num(text.whole(score.reference_correct)),
         num(text.whole(score.variant_correct)),

@@ -75,8 +75,15 @@
   };
 
   // Pages by address: #/model/device, and #/model/device/part for a place in one.
+  const address = () => {
+    try {
+      return decodeURIComponent(location.hash.slice(1));
+    } catch (error) {
+      return ""; // a lone % in it
+    }
+  };
   const show = () => {
-    const wanted = decodeURIComponent(location.hash.slice(1)) || root.dataset.first;
+    const wanted = address() || root.dataset.first;
     const page =
       pages.find((item) => item.id === wanted) ?? pages.find((item) => item.id !== "/" && wanted.startsWith(item.id + "/")) ??
       byId("/");

@@ -190,11 +190,6 @@ def _cliff_names(latency: Latency) -> list[str]:
     return names
 
 
-def _side(is_left: bool) -> str:
-    """On which side of its line a cliff's name stands: towards the middle."""
-    return "left" if is_left else "right"
-
-
 def _only(condition: str) -> list[dict[str, str]]:
     """A transform that keeps some data alone."""
     return [{"filter": condition}]

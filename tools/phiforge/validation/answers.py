@@ -132,13 +132,14 @@ def _tasks(said: Said, spoken: Sequence[Spoken], chosen: Sequence[int], kind: Ki
     if not answered:
         return None
     notes = tuple(note for suite in said.suites for note in suite.notes)
+    asked = {item.task for item in answered}
     return Tasks(
         kind=kind,
         conditions=replace(stamp, notes=(*stamp.notes, *notes)).conditions(said.task_set, len(answered)),
         variant_sha256=stamp.variant_sha256,
         reference_sha256=stamp.reference_sha256,
         scores=task_scores(answered, said.suites),
-        overall=overall_score(answered),
+        overall=overall_score(answered, [suite for suite in said.suites if suite.name in asked]),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import subprocess
 import tempfile
 import time
@@ -28,7 +29,7 @@ from phiforge.validation.latency import VERSIONS, context_of, provider_of, refus
 from phiforge.validation.worker import command, end, environment, failed, last_words, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from phiforge.validation.worker import Progress
 
@@ -73,6 +74,14 @@ class Times:
         return self.ttft_ms if metric == "ttft" else self.decode_ms
 
 
+@dataclass(frozen=True)
+class Stop:
+    """When a comparison ends that was not told its rounds: when it is decided, or when the time is over."""
+
+    allowed_fraction: float = ALLOWED_FRACTION
+    seconds_max: float = SECONDS_MAX
+
+
 # Times a block of one variant; the number tells the prompts.
 Ask = Callable[[Block, int], Times]
 
@@ -85,6 +94,7 @@ def compare_folders(
     old_sha256: str,
     rounds: int | None = None,
     allowed_fraction: float = ALLOWED_FRACTION,
+    seconds_max: float = SECONDS_MAX,
     threads: int | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> Comparison:
@@ -96,8 +106,9 @@ def compare_folders(
         new_sha256: What the evidence is about.
         old_sha256: What it is held against.
         rounds: How many; None for as many as it takes, from 12 to 96: until every interval lies within the allowed
-            slowdown, or one beyond it, and did so six rounds before; or until half an hour is over.
+            slowdown, or one beyond it, and did so six rounds before; or until `seconds_max` are over.
         allowed_fraction: The slowdown that is still no regression.
+        seconds_max: After which no round is begun, if `rounds` is None.
         threads: Threads of the CPU operators; None for what this machine has.
         progress: Told of the rounds.
 
@@ -107,15 +118,10 @@ def compare_folders(
     """
     machine = describe_machine()
     refuse_emulated(machine)
-    room = min(context_of(new), context_of(old)) - DECODE_TOKENS - 1
-    lengths = [length for length in PROMPT_TOKENS if length <= room]
-    if not lengths:
-        raise failed(new, f"no prompt of {PROMPT_TOKENS[0]} tokens with {DECODE_TOKENS} after it fits both contexts")
-    blocks = [Block(length, DECODE_TOKENS, 0.0, ("decode",)) for length in lengths[:-1]]
-    blocks.append(Block(lengths[-1], DECODE_TOKENS))
+    blocks = _blocks(new, old)
     used = threads or default_threads()
     pair = Pair(new, old, used)
-    ratios = _rounds(pair, blocks, rounds, allowed_fraction, progress)
+    ratios = _rounds(pair, blocks, rounds, Stop(allowed_fraction, seconds_max), progress)
     rows = [
         ratio_row(metric, block.prompt_tokens, ratios[metric, block]) for block in blocks for metric in block.metrics
     ]
@@ -135,6 +141,18 @@ def compare_folders(
         rounds=len(rows[0].ratios),
         rows=tuple(rows),
     )
+
+
+def _blocks(new: Path, old: Path) -> list[Block]:
+    """What a round asks of both, at the lengths that fit both contexts."""
+    room = min(context_of(new), context_of(old)) - DECODE_TOKENS - 1
+    lengths = [length for length in PROMPT_TOKENS if length <= room]
+    if not lengths:
+        raise failed(new, f"no prompt of {PROMPT_TOKENS[0]} tokens with {DECODE_TOKENS} after it fits both contexts")
+    return [
+        *(Block(length, DECODE_TOKENS, 0.0, ("decode",)) for length in lengths[:-1]),
+        Block(lengths[-1], DECODE_TOKENS),
+    ]
 
 
 def ratio_row(metric: Metric, prompt_tokens: int, ratios: Sequence[float]) -> ComparisonRow:
@@ -164,7 +182,7 @@ def side(interval: Interval, allowed_fraction: float) -> Side | None:
 
 
 def compare_in_turn(
-    ask_new: Ask, ask_old: Ask, blocks: Sequence[Block], numbers: Sequence[int], tell: Callable[[int], None]
+    ask_new: Ask, ask_old: Ask, blocks: Sequence[Block], numbers: Iterable[int], tell: Callable[[int], None]
 ) -> dict[tuple[Metric, Block], list[float]]:
     """Ask both in turn, round after round, and return the ratios of the rounds.
 
@@ -193,7 +211,7 @@ def compare_in_turn(
 
 
 def _rounds(
-    pair: Pair, blocks: Sequence[Block], rounds: int | None, allowed_fraction: float, progress: Progress
+    pair: Pair, blocks: Sequence[Block], rounds: int | None, stop: Stop, progress: Progress
 ) -> dict[tuple[Metric, Block], list[float]]:
     """Go through the rounds until they are over or decide; return their ratios."""
     most = rounds or ROUNDS_MAX
@@ -201,24 +219,36 @@ def _rounds(
         (metric, block): [] for block in blocks for metric in block.metrics
     }
     before: list[Side | None] = []
-    done, began = 0, time.monotonic()
+    done, ends = 0, math.inf if rounds else time.monotonic() + stop.seconds_max
     while done < most:
         numbers = range(done, min(done + ROUNDS_OPEN, most))
         with pair.opened() as (ask_new, ask_old):
             found = compare_in_turn(
-                ask_new, ask_old, blocks, numbers, lambda number: progress("comparing, rounds", number, most)
+                ask_new,
+                ask_old,
+                blocks,
+                _in_time(numbers, ends),
+                lambda number: progress("comparing, rounds", number, most),
             )
         for key, values in found.items():
             ratios[key] += values
-        done = numbers.stop
-        sides = [side(interval_of_median(values), allowed_fraction) for values in ratios.values()]
+        done += len(next(iter(found.values())))
+        sides = [side(interval_of_median(values), stop.allowed_fraction) for values in ratios.values()]
         twice = [now if now == then else None for now, then in zip(sides, before or [None] * len(sides), strict=True)]
         decided = None not in twice or "beyond" in twice
-        if rounds is None and (decided or time.monotonic() - began > SECONDS_MAX):
+        if rounds is None and (decided or time.monotonic() > ends):
             break
         before = sides
     progress("comparing, rounds", most, most)
     return ratios
+
+
+def _in_time(numbers: Sequence[int], ends: float) -> Iterator[int]:
+    """The numbers of rounds that begin before the time is over, the first of all in any case."""
+    for number in numbers:
+        if number and time.monotonic() > ends:
+            return
+        yield number
 
 
 class Pair:

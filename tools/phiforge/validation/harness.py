@@ -16,7 +16,7 @@ import numpy as np
 from phiforge import errors
 from phiforge.checkpoint.config import load_config
 from phiforge.checkpoint.inspect import fingerprint
-from phiforge.evidence import Tasks, TaskScore
+from phiforge.evidence import Metric, Tasks, TaskScore
 from phiforge.validation.choices import share_prompt
 from phiforge.validation.drift import log_softmax
 from phiforge.validation.held_out import Stamp
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 
 HARNESS_SPLIT = "the harness's"
+# How the harness judges by its metrics, in our words; by all others it compares texts.
+HARNESS_METRICS: dict[str, Metric] = {"acc": "log-likelihood", "prompt_level_strict_acc": "instructions"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +211,7 @@ def tasks_of_runs(before: Sequence[Run], after: Sequence[Run], asked: str, *, ki
 
 def _score(before: Run, after: Run) -> TaskScore:
     score = overall_score(_answered(before, after), name=f"lm-eval {before.task}")
-    chosen = before.metric.startswith("acc")
-    return score.model_copy(update={"metric": "log-likelihood"}) if chosen else score
+    return score.model_copy(update={"metric": HARNESS_METRICS.get(before.metric.partition(",")[0], "exact-match")})
 
 
 def _answered(before: Run, after: Run) -> list[Answered]:

@@ -115,19 +115,30 @@ def measure_latency(
     found = job.watch(_work(job), meter)
     loads = worker.watch_worker(variant, {**job.opened, "loads": LOADS, "seconds_max": LOAD_SECONDS_MAX}, progress).raw
     contention = tuple(_contention(job)) if thorough else ()
-    latency = Latency(
+    conditions = Conditions(
+        machine=machine,
+        provider=found.raw["provider"],
+        threads=settings.threads,
+        versions=tool_versions(VERSIONS),
+        samples=measure.repeats,
+        taken_at=now(),
+        notes=tuple(_notes(job, found.raw, loads, tuned, meter)),
+    )
+    latency = _latency(variant_sha256, measure.warmups, conditions, found, loads).model_copy(
+        update={"contention": contention, "energy": _energy(found, meter, resting)}
+    )
+    return _by_position(latency, found.raw["positions"], job)
+
+
+def _latency(
+    variant_sha256: str, warmups: int, conditions: Conditions, found: Watched, loads: Mapping[str, Any]
+) -> Latency:
+    """The evidence as far as the measuring process and that of the loads tell it."""
+    return Latency(
         kind=Kind.MEASURED,
-        conditions=Conditions(
-            machine=machine,
-            provider=found.raw["provider"],
-            threads=settings.threads,
-            versions=tool_versions(VERSIONS),
-            samples=measure.repeats,
-            taken_at=now(),
-            notes=tuple(_notes(job, found.raw, loads, tuned, meter)),
-        ),
+        conditions=conditions,
         variant_sha256=variant_sha256,
-        warmups=measure.warmups,
+        warmups=warmups,
         load_ms=found.raw["load_ms"],
         load_cold_ms=tuple(loads["cold_ms"]),
         load_warm_ms=tuple(loads["warm_ms"]),
@@ -137,13 +148,10 @@ def measure_latency(
             for row in found.raw.get("idle", ())
         ),
         second_turn=_second_turn(found.raw),
-        contention=contention,
-        energy=_energy(found, meter, resting),
         peak_anon_bytes=max((sample.anon_bytes for sample in found.memory), default=0),
         peak_rss_bytes=max((sample.rss_bytes for sample in found.memory), default=0),
         memory=thin(found.memory, SAMPLES_KEPT),
     )
-    return _by_position(latency, found.raw["positions"], job)
 
 
 def refuse_emulated(machine: Machine) -> None:

@@ -67,7 +67,7 @@ def overall_score(answered: Sequence[Answered], suites: Sequence[SuiteFacts] = (
 
     Args:
         answered: At least one question.
-        suites: Where the questions are from; the score names metric and file where there is one alone.
+        suites: Where the questions are from; the score names the metric that they share, and the file of one alone.
         name: What the score is called.
     """
     ours = np.array([item.reference_right for item in answered], dtype=np.float64)
@@ -76,9 +76,10 @@ def overall_score(answered: Sequence[Answered], suites: Sequence[SuiteFacts] = (
     to_wrong = sum(item.reference_right and not item.variant_right for item in answered)
     to_right = sum(item.variant_right and not item.reference_right for item in answered)
     alone = suites[0] if len(suites) == 1 else None
+    metrics = {suite.metric for suite in suites}
     return TaskScore(
         task=name,
-        metric=alone.metric if alone else "exact-match",
+        metric=metrics.pop() if len(metrics) == 1 else None,
         source=alone.source if alone else None,
         questions=len(answered),
         reference_correct=reference,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from phiforge import catalog, errors
-from phiforge.evidence import Kind, dump_evidence
+from phiforge.evidence import dump_evidence
 from phiforge.hashing import content_key
 from phiforge.packaging.layout import MANIFEST
 from phiforge.store import write_atomically
 from phiforge.target import load_profile
 from phiforge.verbs.defaults import evidence_code
 from phiforge.verbs.output import prepare_output
-from phiforge.verbs.packaged import packaged_profile, packaged_profiles, running_here
+from phiforge.verbs.packaged import fitting_profiles, packaged_profile, packaged_profiles, timed_here
 from phiforge.verbs.tuned import tuned_subjects
 from phiforge.verbs.watch import Unwatched
 
@@ -93,30 +93,10 @@ def _packaged(
     package: Path, subjects: Sequence[Subject], target: str | None, project: Path | None
 ) -> dict[str, Profile]:
     """Return the profile for each variant of a package that can run and be timed on this machine."""
-    # Imported here: the runtime takes seconds to load.
-    from phiforge.validation.way import way_here
-
     named = _packaged_target(package, subjects, target, project) if target is not None else None
     wanted = _for_provider(package, subjects, named) if named else [subject.name for subject in subjects]
-    choices = running_here(package, wanted)
-    names = [name for name, choice in choices.items() if way_here(choice.provider).kind is Kind.MEASURED]
-    if not names:
-        raise errors.FallbackError(
-            f"Nothing of {package.name} can be timed on this machine.",
-            why=" ".join(f"{choice.variant}: {choice.why}" for choice in choices.values()),
-            fix="Measure on a machine with the device; a software adapter has no speed to tell of.",
-        )
-    if named is not None:
-        return dict.fromkeys(names, named)
-    found = {name: choices[name].profile for name in names}
-    fitting = {name: packaged_profile(package, name, profile) for name, profile in found.items() if profile}
-    if not fitting:
-        raise errors.ProfileUnknownError(
-            f"No profile of {package.name} fits this machine.",
-            why=" ".join(f"{name}: {choices[name].why}" for name in names),
-            fix="Name the profile to measure by with --target.",
-        )
-    return fitting
+    choices = timed_here(package, wanted)
+    return fitting_profiles(package, choices) if named is None else dict.fromkeys(choices, named)
 
 
 def _packaged_target(package: Path, subjects: Sequence[Subject], target: str, project: Path | None) -> Profile:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from phiforge import errors
-from phiforge.evidence import Kind, dump_evidence
-from phiforge.packaging.layout import MANIFEST, SUFFIX, load_manifest
+from phiforge.evidence import dump_evidence
+from phiforge.packaging.layout import load_manifest
 from phiforge.store import write_atomically
 from phiforge.verbs.output import prepare_output
-from phiforge.verbs.packaged import running_here
+from phiforge.verbs.packaged import fitting_profiles, timed_here
+from phiforge.verbs.previous import open_earlier_package
 from phiforge.verbs.subject import find_subjects, loadable
 from phiforge.verbs.watch import Unwatched
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from phiforge.selection import Choice
+    from phiforge.evidence import Comparison
+    from phiforge.target import Profile
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import Watcher
 
@@ -35,7 +37,7 @@ def compare(
 
     Args:
         package: A package.
-        against: An earlier package of the same model, or a release with it.
+        against: An earlier package of the same model, or a release of it on disk in any form.
         output: Folder for the evidence; each variant gets a folder of its name in it.
         variant: Only this one.
         rounds: How many rounds; None for as many as it takes to decide.
@@ -47,32 +49,21 @@ def compare(
     Raises:
         PreviousReleaseError: The earlier package is none, is of another model, or has none of the variants.
         FallbackError: Nothing of the package can be timed on this machine.
+        ProfileUnknownError: None of the package's profiles is for this machine.
         OutputUnwritableError: The output folder cannot be written.
     """
-    # Imported here: the runtime takes seconds to load.
-    from phiforge.validation.comparison import compare_folders
-
-    earlier = earlier_package(against, load_manifest(package).package_name)
-    new = {subject.name: subject for subject in loadable(find_subjects(package))}
-    old = {subject.name: subject for subject in find_subjects(earlier)}
-    pairs = _pairs(new, old, variant, earlier)
-    choices = _timed_here(package, pairs)
-    prepare_output(output)
-    watcher = watcher or Unwatched()
     written = {}
-    for name, choice in choices.items():
-        found = compare_folders(
-            new[name].folder,
-            old[name].folder,
-            new_sha256=new[name].sha256,
-            old_sha256=old[name].sha256,
-            rounds=rounds,
-            progress=watcher.advanced,
-        )
-        folder = output / name
-        folder.mkdir(parents=True, exist_ok=True)
-        written[name] = folder / comparison_file(choice.profile or choice.profiles[0])
-        write_atomically(written[name], dump_evidence(found))
+    with open_earlier_package(against, load_manifest(package).package_name) as earlier:
+        new = {subject.name: subject for subject in loadable(find_subjects(package))}
+        old = {subject.name: subject for subject in find_subjects(earlier)}
+        profiles = fitting_profiles(package, timed_here(package, _pairs(new, old, variant, against)))
+        prepare_output(output)
+        for name, profile in profiles.items():
+            found = _compared(new[name], old[name], profile, rounds, watcher or Unwatched())
+            folder = output / name
+            folder.mkdir(parents=True, exist_ok=True)
+            written[name] = folder / comparison_file(profile.name)
+            write_atomically(written[name], dump_evidence(found))
     return written
 
 
@@ -81,25 +72,20 @@ def comparison_file(profile: str) -> str:
     return f"comparison-{profile}.json"
 
 
-def earlier_package(path: Path, model: str) -> Path:
-    """Return the package at a path, or the one in the release there.
+def _compared(new: Subject, old: Subject, profile: Profile, rounds: int | None, watcher: Watcher) -> Comparison:
+    # Imported here: the runtime takes seconds to load.
+    from phiforge.validation.comparison import compare_folders
 
-    Args:
-        path: A package, or a folder that has one in it.
-        model: The name that the package must have.
-
-    Raises:
-        PreviousReleaseError: There is none, there are several, or it is of another model.
-    """
-    inside = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else []
-    if not (path / MANIFEST).is_file() and len(inside) != 1:
-        why = f"It holds {len(inside)} packages." if path.is_dir() else "There is no such folder."
-        raise _unfit(f"{path} is no earlier package.", why)
-    package = path if (path / MANIFEST).is_file() else inside[0]
-    name = load_manifest(package).package_name
-    if name != model:
-        raise _unfit(f"{path} is of another model.", f"It is a package of {name}, and this one is of {model}.")
-    return package
+    return compare_folders(
+        new.folder,
+        old.folder,
+        new_sha256=new.sha256,
+        old_sha256=old.sha256,
+        rounds=rounds,
+        allowed_fraction=profile.regression.slowdown_fraction_max,
+        threads=profile.measure.threads,
+        progress=watcher.advanced,
+    )
 
 
 def _pairs(
@@ -109,33 +95,9 @@ def _pairs(
     wanted = [variant] if variant is not None else list(new)
     both = tuple(name for name in wanted if name in new and name in old)
     if not both:
-        raise _unfit(
+        raise errors.PreviousReleaseError(
             f"{earlier.name} has nothing to hold against {', '.join(wanted)}.",
-            f"It has {', '.join(old) or 'no variant'}; this one has, for this machine, {', '.join(new) or 'none'}.",
+            why=f"It has {', '.join(old) or 'no variant'}; this one has, for this machine, {', '.join(new) or 'none'}.",
+            fix="Name an earlier package or release of the same model with --against.",
         )
     return both
-
-
-def _timed_here(package: Path, names: tuple[str, ...]) -> dict[str, Choice]:
-    """What is to be said of those variants that this machine runs on the device they are for.
-
-    Raises:
-        FallbackError: There is none.
-    """
-    from phiforge.validation.way import way_here
-
-    choices = running_here(package, names)
-    timed = {name: choice for name, choice in choices.items() if way_here(choice.provider).kind is Kind.MEASURED}
-    if not timed:
-        raise errors.FallbackError(
-            f"Nothing of {package.name} can be timed on this machine.",
-            why=" ".join(f"{choice.variant}: {choice.why}" for choice in choices.values()),
-            fix="Compare on a machine with the device; a software adapter has no speed to tell of.",
-        )
-    return timed
-
-
-def _unfit(what: str, why: str) -> errors.PreviousReleaseError:
-    return errors.PreviousReleaseError(
-        what, why=why, fix="Name an earlier package or release of the same model with --against."
-    )

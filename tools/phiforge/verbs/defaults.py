@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MEASURING_CODE = (
     "activations.py",
     "decoder",
-    "evidence.py",
+    "evidence",
     "graph",
     "intervals.py",
     "machine.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from phiforge.evidence import Drift, Kind, Latency, Probes, Tasks
+from phiforge.evidence import Comparison, Drift, Kind, Latency, Probes, Tasks
 from phiforge.gate import judge
 from phiforge.reporting import Report
 from phiforge.reporting.schema import PipelineFacts, ProfileFacts, Stage, VariantFacts, first_of, further_than
@@ -85,7 +85,7 @@ def _variant_facts(record: VariantRecord) -> VariantFacts:
 
 def _notices(record: VariantRecord, evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
     """What is to be read before any number: the speed of a GPU or an NPU cannot be had from a stand-in."""
-    measured = any(isinstance(item, Latency) and item.kind is Kind.MEASURED for item in evidence)
+    measured = any(isinstance(item, Latency | Comparison) and item.kind is Kind.MEASURED for item in evidence)
     if record.device == "cpu" or measured:
         return ()
     return ("Latency is unverified until the device has measured it: no number here is of its speed.",)
@@ -93,7 +93,7 @@ def _notices(record: VariantRecord, evidence: Sequence[AnyEvidence]) -> tuple[st
 
 def is_foreign(item: AnyEvidence, profile: Profile) -> bool:
     """Whether time and memory were measured in a process of another architecture than the device's."""
-    return isinstance(item, Latency) and profile.hardware.architecture not in (
+    return isinstance(item, Latency | Comparison) and profile.hardware.architecture not in (
         None,
         item.conditions.machine.process_architecture,
     )

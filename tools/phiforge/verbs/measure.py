@@ -146,7 +146,7 @@ def measure(
         PackageInvalidError: It is no package, or carries no reference.
         PackageTamperedError: It is not as it was sealed.
         VariantUnusableError: The variant is for an NPU, whose drift cannot be measured so.
-        FallbackError: No variant runs here, or its nodes do not run where it promises.
+        FallbackError: No variant runs here, its nodes do not run where it promises, or this process is emulated.
         ProfileUnknownError: It is not packaged for this profile, or the profile, or each, is for other machines.
         OutputUnwritableError: The output folder cannot be written.
         OutputLockedError: Another measurement is working there.
@@ -248,12 +248,17 @@ def _device(choice: Choice, device: int | None) -> int:
 
 def _measured(parts: _Parts) -> EvidenceFile:
     """Do or find every part, and put them together."""
+    # Imported here: what measures takes seconds to load.
+    from phiforge.validation.latency import refuse_emulated
+
     job = parts.job
     said = packaged_reference(job.package, [job.subject])
     said = within(said, context_of(job.subject))
-    placed = json.loads(parts.part("placement", lambda: _placement(job))["placement.json"])
     # A stand-in for the device has no time to tell of.
     timed = job.way.kind is Kind.MEASURED
+    if timed:
+        refuse_emulated(job.explanation.machine)
+    placed = json.loads(parts.part("placement", lambda: _placement(job))["placement.json"])
     latency = parts.part("latency", lambda: _latency(parts)) if timed else {}
     answers = parts.part("answers", lambda: _answers(parts, said))
     rest = parts.part("drift and probes", lambda: _drift(parts, said, answers))
@@ -297,7 +302,11 @@ def _latency(parts: _Parts) -> dict[str, str]:
     if job.threads is not None:
         measure = measure.model_copy(update={"threads": job.threads})
     found = measure_latency(
-        job.subject.folder, variant_sha256=job.subject.sha256, measure=measure, progress=parts.stages.watcher.advanced
+        job.subject.folder,
+        variant_sha256=job.subject.sha256,
+        measure=measure,
+        progress=parts.stages.watcher.advanced,
+        gpu_vendor_id=job.choice.first.vendor_id if job.choice.first is not None else None,
     )
     return {"latency.json": dump_evidence(found)}
 

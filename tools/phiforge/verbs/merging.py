@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 from phiforge.contradictions import contradiction
 from phiforge.evidence import Agreement, Kind, parse_evidence
-from phiforge.evidence_file import is_evidence_file, parse_evidence_file
+from phiforge.evidence_file import PackageFacts, is_evidence_file, parse_evidence_file
 from phiforge.hashing import hash_file
+from phiforge.packaging.layout import load_manifest
 from phiforge.packaging.verify import read_sums
 from phiforge.packaging.write import content_hash
 from phiforge.verbs.judging import is_foreign
@@ -49,14 +50,16 @@ def read_brought(package: Path, variants: Mapping[str, str], paths: Sequence[Pat
         EvidenceInvalidError: A file cannot be read or was changed, or is of another package, variant or profile, two
             files of one machine contradict each other, or two single records of one variant have one name.
     """
-    content = content_hash(read_sums(package)) if paths else ""
+    if not paths:
+        return Brought(files=(), records={})
+    facts = PackageFacts(name=load_manifest(package).package_name, content_sha256=content_hash(read_sums(package)))
     files: dict[str, tuple[Path, EvidenceFile]] = {}
     records: dict[str, dict[str, str]] = {}
     for path in paths:
         text = _text(path)
         if is_evidence_file(text):
             file = parse_evidence_file(text, str(path))
-            _check(file, path, package, content, variants)
+            _check(file, path, package, facts, variants)
             for earlier, other in files.values():
                 _check_agree(path, file, earlier, other)
             files.setdefault(file.model_dump_json(), (path, file))
@@ -98,9 +101,11 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _check(file: EvidenceFile, path: Path, package: Path, content: str, variants: Mapping[str, str]) -> None:
-    if file.package.content_sha256 != content:
-        raise _foreign(path, "package", file.package.content_sha256, content)
+def _check(file: EvidenceFile, path: Path, package: Path, facts: PackageFacts, variants: Mapping[str, str]) -> None:
+    if file.package.content_sha256 != facts.content_sha256:
+        raise _foreign(path, "package", file.package.content_sha256, facts.content_sha256)
+    if file.package.name != facts.name:
+        raise _foreign(path, "package", repr(file.package.name), repr(facts.name))
     name = file.variant.name
     if variants.get(name) != file.variant.sha256:
         raise _foreign(path, f"variant than {name}", file.variant.sha256, variants.get(name, "not in the package"))

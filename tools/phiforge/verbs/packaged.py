@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from phiforge import errors
+from phiforge.evidence import Kind
 from phiforge.packaging.layout import BUILD_FOLDER, PROFILE_FOLDER
 from phiforge.target import parse_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from phiforge.selection import Choice
@@ -62,6 +63,43 @@ def running_here(package: Path, names: Sequence[str]) -> dict[str, Choice]:
     if not able:
         chosen_variant(explanation, names[0] if len(names) < len(explanation.choices) else None)  # says why not
     return able
+
+
+def timed_here(package: Path, names: Sequence[str]) -> dict[str, Choice]:
+    """Return those of some variants of a package that this machine runs on the device they are for.
+
+    Raises:
+        FallbackError: There is none.
+    """
+    # Imported here: the runtime takes seconds to load.
+    from phiforge.validation.way import way_here
+
+    choices = running_here(package, names)
+    timed = {name: choice for name, choice in choices.items() if way_here(choice.provider).kind is Kind.MEASURED}
+    if not timed:
+        raise errors.FallbackError(
+            f"Nothing of {package.name} can be timed on this machine.",
+            why=" ".join(f"{choice.variant}: {choice.why}" for choice in choices.values()),
+            fix="Measure on a machine with the device; a software adapter has no speed to tell of.",
+        )
+    return timed
+
+
+def fitting_profiles(package: Path, choices: Mapping[str, Choice]) -> dict[str, Profile]:
+    """Return of each variant the profile that fits this machine, without those that none fits.
+
+    Raises:
+        ProfileUnknownError: None fits any.
+    """
+    found = {name: choice.profile for name, choice in choices.items()}
+    fitting = {name: packaged_profile(package, name, profile) for name, profile in found.items() if profile}
+    if not fitting:
+        raise errors.ProfileUnknownError(
+            f"No profile of {package.name} fits this machine.",
+            why=" ".join(f"{name}: {choice.why}" for name, choice in choices.items()),
+            fix="Measure on a machine that one of them is for; `phiforge bench` takes one by name with --target.",
+        )
+    return fitting
 
 
 def _load(file: Path) -> Profile:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from phiforge import catalog, errors
 from phiforge.bandwidth import measure_bandwidth
 from phiforge.devices import roof_of
-from phiforge.evidence import Conditions, Kind, Latency, Machine, Prediction, dump_evidence, parse_evidence
+from phiforge.evidence import Conditions, Kind, Latency, Machine, Prediction, dump_evidence, invalid, parse_evidence
 from phiforge.evidence_file import is_evidence_file, lasting, parse_evidence_file
 from phiforge.graph.costs import graph_costs, recorded_costs
 from phiforge.machine import describe_machine
@@ -274,9 +274,7 @@ def _records(path: Path) -> Iterator[object]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise errors.EvidenceInvalidError(
-            f"The evidence file {path} cannot be used.", why=str(error), fix="Check the path."
-        ) from error
+        raise invalid(str(path), f"It cannot be read: {error}.") from error
     if is_evidence_file(text):
         yield from parse_evidence_file(text, path.name).records
     else:

@@ -11,6 +11,7 @@ from phiforge.packaging.layout import MANIFEST, load_manifest
 from phiforge.packaging.verify import read_sums, verify_package
 from phiforge.packaging.write import content_hash
 from phiforge.release.destinations import open_release
+from phiforge.release.destinations.existing import package_folder
 from phiforge.release.layout import EVIDENCE, Previous
 from phiforge.release.signing import Trust
 from phiforge.verbs.standing import judge_package
@@ -74,6 +75,25 @@ def open_previous(path: Path, model: str, trust: Trust) -> Iterator[Predecessor]
         yield found
 
 
+@contextlib.contextmanager
+def open_earlier_package(path: Path, model: str) -> Iterator[Path]:
+    """Yield the package at a path, or the one in the release there, in any form; what is in it is not checked.
+
+    Args:
+        path: A package, or a release on disk.
+        model: The model that it must be of.
+
+    Raises:
+        PreviousReleaseError: There is none, or it is of another model.
+    """
+    with contextlib.ExitStack() as stack:
+        with _told(path):
+            is_package = (path / MANIFEST).is_file()
+            package = path if is_package else package_folder(stack.enter_context(open_release(path)))
+            _check_model(path, load_manifest(package).package_name, model)
+        yield package
+
+
 def _signature(form: str, trust: Trust) -> State:
     if form == "none":
         return "none"
@@ -93,10 +113,14 @@ def _package_facts(package: Path) -> Previous:
 
 
 def _judged(path: Path, package: Path, facts: Previous, model: str, evidence: Path | None = None) -> Predecessor:
-    if facts.name != model:
-        raise _invalid(path, f"It is of {facts.name}, and what is to be released is {model}.")
+    _check_model(path, facts.name, model)
     brought = sorted(evidence.glob("*.json")) if evidence else []
     return Predecessor(facts=facts, sums=read_sums(package), profiles=judge_package(package, brought))
+
+
+def _check_model(path: Path, found: str, model: str) -> None:
+    if found != model:
+        raise _invalid(path, f"It is of {found}, and what is held against it is {model}.")
 
 
 @contextlib.contextmanager

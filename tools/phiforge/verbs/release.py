@@ -20,7 +20,7 @@ from phiforge.packaging.write import content_hash
 from phiforge.release.bill import check_library
 from phiforge.release.card import CardInput
 from phiforge.release.changes import Side, find_differences
-from phiforge.release.destinations import check_destination, parse_destination, publish
+from phiforge.release.destinations import check_apart, check_destination, parse_destination, publish
 from phiforge.release.layout import (
     COMPARISON_PREFIX,
     PackageFacts,
@@ -147,6 +147,7 @@ def release(
     """
     stages = Stages(watcher or Unwatched())
     destinations = _checked_options(options)
+    check_apart(destinations, [package, *([options.against] if options.against else [])])
     with stages.timed("check the package"):
         subject = _read_subject(package, options.evidence)
         for destination in destinations:

@@ -61,6 +61,13 @@ def report(packages: Sequence[Path], *, output: Path, evidence: Sequence[Path] =
             packages.
         OutputUnwritableError: The output folder cannot be written.
     """
+    for folder in packages:
+        if folder.resolve() in (output.resolve(), *output.resolve().parents):
+            raise errors.OutputUnwritableError(
+                f"The report cannot be written to {output}.",
+                why=f"It is inside of {folder}, which is sealed and has a report over itself already.",
+                fix="Choose another folder with --output.",
+            )
     opened = [_open(folder) for folder in {folder.resolve(): folder for folder in packages}.values()]
     for path in evidence:
         _owner(opened, path).brought.append(path)

@@ -22,6 +22,8 @@ from phiforge.packaging.verify import find_changes, read_sums, tampered, verify_
 from phiforge.packaging.write import content_hash
 from phiforge.release.bill import check_bill
 from phiforge.release.destinations import open_release
+from phiforge.release.destinations.existing import LAYOUT_FILE
+from phiforge.release.destinations.oci_reading import is_bare_layout
 from phiforge.release.layout import EVIDENCE, SIGNATURE, SIGNING, load_release
 from phiforge.release.provenance import check_provenance
 from phiforge.release.signing import Trust, check_signature
@@ -110,6 +112,8 @@ def _neither(path: Path, error: errors.PreviousReleaseError) -> errors.PhiforgeE
         sums, faults = find_changes(path, besides=SIGNING)
         if faults:
             return tampered(path, faults, len(sums))
+    if is_bare_layout(path):
+        return tampered(path, [f"missing: {LAYOUT_FILE}"], 1)
     return errors.PackageInvalidError(
         f"{path} is neither a package nor a release.",
         why=error.why,

@@ -15,6 +15,7 @@ import pytest
 from phiforge import errors
 from phiforge.hashing import hash_files
 from phiforge.release.destinations import check_destination, open_release, parse_destination, publish
+from phiforge.verbs.verify import verify
 from unit.release.destinations.releases import MODEL, VARIANTS, make_release, seal
 
 # The rules of the OCI image specification 1.1 (image-layout.md, image-index.md, manifest.md, descriptor.md).
@@ -287,3 +288,17 @@ def test_a_damaged_layout_takes_no_release(layout: Path, prepared: Path) -> None
 
     with pytest.raises(errors.DestinationError, match="cannot go"):
         check_destination(parse_destination(f"oci:{layout}"), MODEL)
+
+
+def test_a_layout_that_lost_its_mark_is_said_to_have_lost_it(layout: Path) -> None:
+    (layout / "oci-layout").unlink()
+    with pytest.raises(errors.PackageTamperedError) as caught:
+        verify(layout)
+    assert caught.value.why == "missing: oci-layout"
+
+
+def test_a_manifest_that_is_not_there_may_be_the_index_s_fault(layout: Path) -> None:
+    index = (layout / "index.json").read_text(encoding="utf-8")
+    digit = index.index("sha256:") + 7
+    (layout / "index.json").write_text(index[:digit] + "0f"[index[digit] == "0"] + index[digit + 1 :], encoding="utf-8")
+    assert "by index.json" in refusal(layout)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import tempfile
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from phiforge import errors
 from phiforge.release.destinations.disk import existing_above, settle, unwritable, work_folder
 from phiforge.release.destinations.existing import form_of, release_facts, strangers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Form = Literal["folder", "hf", "hub", "oci", "foundry"]
 
@@ -100,6 +104,27 @@ def check_destination(destination: Destination, model: str, *, dry_run: bool = F
         _check_writable(path)
     if path.exists() and any(path.iterdir()):
         _check_same(destination, path, model)
+
+
+def check_apart(destinations: Sequence[Destination], sources: Sequence[Path]) -> None:
+    """Check that no destination is inside of what is read, or in the way of another one.
+
+    Args:
+        destinations: All of one release. Two tags of one OCI layout are not in each other's way.
+        sources: The package and the previous release; the latter's folder itself may be replaced.
+
+    Raises:
+        DestinationError: One is.
+    """
+    places = [(item, resolved(item)) for item in destinations if item.path is not None]
+    for item, path in places:
+        inside = next((source for source in sources if source.resolve() in path.parents), None)
+        if inside is not None:
+            raise _refused(item, f"It is inside of {inside}, which the release is made from.")
+    for (one, first), (other, second) in combinations(places, 2):
+        tags = first == second and one.form == other.form == "oci" and one.tag != other.tag
+        if not tags and (first == second or first in second.parents or second in first.parents):
+            raise _refused(other, f"It is in the way of {one}.")
 
 
 def resolved(destination: Destination) -> Path:

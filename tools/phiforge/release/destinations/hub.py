@@ -319,7 +319,7 @@ def _absent(destination: Destination) -> errors.DestinationError:
 
 def _unreachable(destination: Destination, why: str) -> errors.NetworkError:
     return errors.NetworkError(
-        f"The release was not published to {destination}: the connection to the Hub failed.",
+        f"The connection to the Hub failed before it said that {destination} has the release.",
         why=f"{why[:1].upper()}{why[1:].rstrip('.')}.",
         fix="Run the same command again: what the Hub has already is not sent twice.",
     )

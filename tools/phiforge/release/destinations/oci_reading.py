@@ -71,6 +71,11 @@ def strangers_in(layout: Path) -> list[str]:
     return sorted(name for name in names if name not in ours and not name.startswith(f"{BLOBS}/"))
 
 
+def is_bare_layout(folder: Path) -> bool:
+    """Whether a folder is an OCI layout but for the file that says so."""
+    return (folder / INDEX_FILE).is_file() and (folder / BLOBS).is_dir() and not (folder / LAYOUT_FILE).exists()
+
+
 def check_layout(layout: Path) -> list[tuple[ManifestDescriptor, ImageManifest]]:
     """Check every file of a layout: digests and sizes of all blobs, nothing changed, lost or added.
 
@@ -123,7 +128,8 @@ def unpack(layout: Path, manifest: ImageManifest, target: Path) -> None:
 
 def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, blob: str, layout: Path) -> None:
     path = target / check_inside(member.name)
-    source = tar.extractfile(member) if member.isreg() else None
+    # A sparse file may claim any size for a few bytes.
+    source = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if source is None or path.exists():
         raise _tampered(layout, [f"changed: {blob} holds {member.name!r} twice, or as something else than a file"])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +158,8 @@ def _load(layout: Path, name: str, model: type[_Model], entry: Descriptor | None
     try:
         content = b"" if (layout / name).is_symlink() else (layout / name).read_bytes()
     except OSError as error:
-        raise _tampered(layout, [f"missing: {name}"]) from error
+        named = f" (a manifest, by {INDEX_FILE})" if entry is not None else ""
+        raise _tampered(layout, [f"missing: {name}{named}"]) from error
     if entry is not None and (len(content) != entry.size or hash_bytes(content) != entry.hex):
         raise _tampered(layout, [f"changed: {name} (the manifest)"])
     try:
