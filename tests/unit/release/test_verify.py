@@ -222,6 +222,16 @@ def test_signed_again_with_another_key_is_refused(signed: Path, pair: KeyPair, t
     assert verify(copy, trust=Trust(key=other.public)).signature == "verified"
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no key", b"\xff"])
+def test_a_key_that_is_none_is_not_blamed_on_the_signature(signed: Path, tmp_path: Path, content: bytes | None) -> None:
+    key = tmp_path / "key.pem"
+    if content is not None:
+        key.write_bytes(content)
+    error = refusal(signed, Trust(key=key))
+    assert isinstance(error, errors.SignatureInvalidError)
+    assert "key.pem" in error.what and "signature.json" not in error.what
+
+
 def test_a_signature_that_was_taken_away_or_put_there_is_missed(
     signed: Path, unsigned: Path, pair: KeyPair, tmp_path: Path
 ) -> None:

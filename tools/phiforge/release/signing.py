@@ -158,7 +158,7 @@ def _check_signer(path: Path, bundle: Mapping[str, Any], trust: Trust) -> bool:
         if json.loads(Bundle.from_json(json.dumps(bundle)).to_json()) != bundle:
             raise _invalid(f"{path.name} is not as it was written.", "It holds what no Sigstore bundle holds.")
         if trust.key is not None:
-            config.use_elliptic_key_verifier(public_key=trust.key)
+            _expect_key(config, trust.key)
         else:
             config.use_sigstore_verifier(identity=trust.identity or "", oidc_issuer=trust.provider or "")
         # What it lists is held against the files by name afterwards; here only who signed is asked.
@@ -170,6 +170,17 @@ def _check_signer(path: Path, bundle: Mapping[str, Any], trust: Trust) -> bool:
         whose = f"the key {trust.key}" if trust.key is not None else f"{trust.identity} of {trust.provider}"
         raise _invalid(f"{path.name} is not a signature by {whose}.", _told(error)) from error
     return True
+
+
+def _expect_key(config: Any, key: Path) -> None:
+    try:
+        config.use_elliptic_key_verifier(public_key=key)
+    except (OSError, TypeError, ValueError, AttributeError) as error:
+        raise errors.SignatureInvalidError(
+            f"The key {key} cannot check a signature.",
+            why=_told(error),
+            fix="Give the public key in PEM: `openssl ec -in private.pem -pubout -out public.pem`.",
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
