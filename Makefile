@@ -65,7 +65,7 @@ browser: $(VENV)/.dev
 	$(BIN)/pytest tests/browser
 
 long: $(VENV)/.dev
-	$(BIN)/pytest tests/tiny tests/emulator -m long
+	$(BIN)/pytest tests/tiny tests/broken tests/emulator -m long
 
 bench: $(VENV)/.user
 	$(BIN)/python tests/bench/resources.py

@@ -60,7 +60,9 @@ def try_release(package: Path, against: Path, folder: Path) -> tuple[str, str, f
         item for item in judge_package(package)[PROFILE].report.verdict.findings if item.outcome != Outcome.PASS
     ]
     waivers = tuple({f"{PROFILE}/{item.budget}=the build's own, on a busy machine" for item in unpassed})
-    options = ReleaseOptions(destinations=(str(folder / "out"),), against=against, waivers=waivers, dry_run=True)
+    options = ReleaseOptions(
+        destinations=(str(folder / "out"),), against=against, waivers=waivers, require=(PROFILE,), dry_run=True
+    )
     start = time.monotonic()
     try:
         release(package, options, on_plan=plans.append)

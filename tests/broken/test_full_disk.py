@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from broken.checkpoints import make_checkpoint
 from phiforge import errors
 
@@ -14,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("full_disk.sh")
 
 
+@pytest.mark.long
 def test_disk_fills_up_half_way(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

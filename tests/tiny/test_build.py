@@ -121,16 +121,17 @@ def _unshared_pipeline(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("pipeline", "shape"),
     [
-        (
+        pytest.param(
             "cpu-int4-k-quant",
             {"tied": False, "longrope": False, "hidden_size": 128, "intermediate_size": 320, "head_count": 2},
+            marks=pytest.mark.long,
         ),
         (
             "cpu-int4",
             {"tied": False, "longrope": True, "shards": 2, "dtype": "float16", "hidden_size": 128, "kv_head_count": 1},
         ),
         ("cpu-int4-k-quant", {"tied": True, "longrope": False, "layer_count": 3}),
-        ("unshared", {"tied": True, "longrope": False}),
+        pytest.param("unshared", {"tied": True, "longrope": False}, marks=pytest.mark.long),
     ],
     ids=["untied, other widths", "untied longrope in shards", "tied without longrope", "tied, not shared"],
 )

@@ -283,6 +283,7 @@ def _run(checkpoint: Path, folder: Path, name: str) -> OliveRun:
     )
 
 
+@pytest.mark.long
 def test_a_process_that_was_killed_is_replaced_and_one_killed_at_work_is_told(
     small_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_package_is_validated_without_its_checkpoint(package: Path, tmp_path: 
     assert {path.stem for path in folder.iterdir()} == {"drift", "tasks", "free-running", "refusals", "probes"}
 
 
+@pytest.mark.long
 def test_with_its_checkpoint_it_is_validated_as_before_and_the_reference_is_kept(
     package: Path, nano_checkpoint: Path, nano_output: Path, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def _run(pipeline: Pipeline, checkpoint: Path, folder: Path) -> Path:
     return run.output
 
 
+@pytest.mark.long
 def test_a_failure_is_neither_believed_nor_replayed(pipeline: Pipeline, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt")
     config = checkpoint / "config.json"
@@ -54,6 +55,7 @@ def test_a_failure_is_neither_believed_nor_replayed(pipeline: Pipeline, tmp_path
     assert (_run(pipeline, checkpoint, tmp_path) / "model.onnx").is_file()
 
 
+@pytest.mark.long
 def test_stale_output_is_not_taken_for_a_result(pipeline: Pipeline, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "ckpt")
     output = _run(pipeline, checkpoint, tmp_path)

@@ -111,6 +111,7 @@ def test_killed_repeatedly(small_checkpoint: Path, texts: Path, undisturbed: str
     assert _build(command) == undisturbed
 
 
+@pytest.mark.long
 def test_interrupted_says_so_and_leaves_nothing(small_checkpoint: Path, texts: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     process = subprocess.Popen(
