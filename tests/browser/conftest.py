@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Dialog, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Route, expect, sync_playwright
 
 import fleet as made_up
 from browser.opened import Open, Opened
 from phiforge.reporting import Fleet, report_html
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+TIMEOUT_MS = 60_000  # other work may run beside
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +59,7 @@ def opening(browser: Browser) -> Open:
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=scripts
         )
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(TIMEOUT_MS)
         page = context.new_page()
         opened = Opened(page, path)
 
@@ -81,7 +83,7 @@ def opening(browser: Browser) -> Open:
         page.on("pageerror", lambda error: opened.problems.append(str(error)))
         page.on("console", heard)
         page.on("dialog", opened_dialog)
-        opened.go(route)
+        opened.load(route)
         if scripts:
             page.wait_for_selector("html[data-ready]")
         yield opened

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page, expect
 
 
 @dataclass
@@ -19,9 +19,22 @@ class Opened:
     requests: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def go(self, route: str) -> None:
-        """Follow an address within the report."""
+    @property
+    def heading(self) -> Locator:
+        """The heading of the page that is open."""
+        return self.page.locator(".page.open h1")
+
+    def load(self, route: str) -> None:
+        """Load the report at an address within it."""
         self.page.goto(f"{self.path.as_uri()}#{route}")
+
+    def go(self, route: str, *, page: str | None = None) -> None:
+        """Follow an address within the report that is loaded, until its page (the address itself, or `page`) is open.
+
+        The browser changes the address first and tells the script later, so whoever looks at once sees the page before.
+        """
+        self.load(route)
+        expect(self.page.locator(".page.open")).to_have_id(page or route)
 
     def drawn(self) -> None:
         """Wait until all charts of the page that is open are drawn."""

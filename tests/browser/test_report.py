@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 import fleet as made_up
 from browser.opened import Open, Opened
@@ -176,8 +178,8 @@ def test_sorting_by_click_both_ways_in_every_column(opening: Open, path: Path) -
         for column in range(10):
             for wanted in ("ascending", "descending"):
                 heads.nth(column).get_by_role("button").click()
-                assert heads.nth(column).get_attribute("aria-sort") == wanted
-                assert opened.page.locator("#matrix thead th:not([aria-sort=none])").count() == 1
+                expect(heads.nth(column)).to_have_attribute("aria-sort", wanted)
+                expect(opened.page.locator("#matrix thead th:not([aria-sort=none])")).to_have_count(1)
                 found = _column(opened, column)
                 known = [key for key in found if key != ""]
                 assert found[len(known) :] == [""] * (len(found) - len(known))  # absent numbers last
@@ -206,7 +208,7 @@ def test_sorting_and_following_by_keyboard(opening: Open, path: Path) -> None:
         link = opened.page.locator("#matrix tbody tr:first-child th a")
         link.focus()
         opened.page.keyboard.press("Enter")
-        assert opened.page.locator(".page.open h1").inner_text().startswith("made-up-")
+        expect(opened.heading).to_have_text(re.compile("^made-up-"))
 
 
 def test_filters(opening: Open, path: Path, fleet: Fleet) -> None:
@@ -233,27 +235,28 @@ def test_the_back_button_and_addresses(opening: Open, path: Path) -> None:
     with opening(path) as opened:
         page = opened.page
         page.locator(f'#matrix th a[href="#{PAGE}"]').click()
-        assert page.locator(".page.open h1").inner_text() == "made-up-mini-instruct on Made-up x64 desktop CPU"
+        expect(opened.heading).to_have_text("made-up-mini-instruct on Made-up x64 desktop CPU")
         page.get_by_role("link", name="measured").first.click()
-        assert "/evidence-" in page.url
-        assert page.locator("tr:target").count() == 1
-        assert page.locator("tr:target").is_visible()
+        expect(page).to_have_url(re.compile("/evidence-"))
+        expect(page.locator("tr:target")).to_have_count(1)
+        expect(page.locator("tr:target")).to_be_visible()
         page.go_back()
+        expect(page.locator("tr:target")).to_have_count(0)
         page.go_back()
-        assert page.locator(".page.open h1").inner_text() == "Models and devices"
+        expect(opened.heading).to_have_text("Models and devices")
         page.go_forward()
-        assert page.locator(".page.open h1").inner_text() == "made-up-mini-instruct on Made-up x64 desktop CPU"
-        opened.go("/no/such/place")
-        assert page.locator(".page.open h1").inner_text() == "Models and devices"
+        expect(opened.heading).to_have_text("made-up-mini-instruct on Made-up x64 desktop CPU")
+        opened.go("/no/such/place", page="/")
+        expect(opened.heading).to_have_text("Models and devices")
 
 
 def test_a_report_of_one_variant_opens_at_its_page(opening: Open, tmp_path: Path) -> None:
     file = tmp_path / "one.html"
     file.write_text(report_html(samples.fleet()), encoding="utf-8", newline="\n")
     with opening(file) as opened:
-        assert opened.page.locator(".page.open h1").inner_text() == samples.report().title
+        expect(opened.heading).to_have_text(samples.report().title)
         opened.page.get_by_role("link", name="All models and devices").click()
-        assert opened.page.locator(".page.open h1").inner_text() == "Models and devices"
+        expect(opened.heading).to_have_text("Models and devices")
 
 
 def test_hostile_texts_are_shown_and_never_run(opening: Open, tmp_path: Path) -> None:
@@ -289,8 +292,7 @@ def test_without_scripts_all_pages_stand_below_one_another(opening: Open, path: 
         assert page.get_by_text("Charts, sorting and filters need scripts").is_visible()
         assert page.locator("form >> visible=true").count() == 0
         page.locator(f'#matrix th a[href="#{PAGE}"]').click()
-        box = page.locator(f'[id="{PAGE}"] h1').bounding_box()
-        assert box is not None and box["y"] < 900
+        expect(page.locator(f'[id="{PAGE}"] h1')).to_be_in_viewport()
 
 
 def test_every_control_has_a_name_and_headings_are_in_order(opening: Open, path: Path) -> None:
