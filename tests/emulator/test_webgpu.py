@@ -39,7 +39,7 @@ from phiforge.target import load_profile
 from phiforge.toolchain import toolchain
 from phiforge.validation.gpu import DECODED_POSITIONS, EMULATED_POSITIONS, GpuSubject, validate_gpu
 from phiforge.validation.held_out import ask_checkpoint
-from phiforge.validation.said import Said
+from phiforge.validation.reference_outputs import ReferenceOutputs
 from phiforge.validation.subset import cut_reference
 from phiforge.validation.twin import scored_folder
 from phiforge.verbs.make_variant import make_variant
@@ -78,7 +78,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> ReferenceOutputs:
     """What the original says of a part of the held-out data."""
     folder = tmp_path_factory.mktemp("held-out")
     for source, count in ((EVAL_DIR / "text.jsonl", TEXTS), (EVAL_DIR / "tasks" / "facts.jsonl", QUESTIONS)):
@@ -93,27 +93,31 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
     )  # fmt: skip
 
 
-def _validate(subject: Subject, said: Said, work: Path, chunk: int | None = None) -> list[AnyEvidence]:
+def _validate(subject: Subject, outputs: ReferenceOutputs, work: Path, chunk: int | None = None) -> list[AnyEvidence]:
     about = GpuSubject(
         folder=subject.folder, provider="webgpu", sha256=subject.sha256, calibration=EVAL_DIR / "calibration.jsonl",
         others={}, conformance=lambda folder: probe_conformance(folder, "webgpu", ROOT),
     )  # fmt: skip
-    return validate_gpu(about, said, work=work, threads=THREADS, progress=lambda *_: None, chunk=chunk)
+    return validate_gpu(about, outputs, work=work, threads=THREADS, progress=lambda *_: None, chunk=chunk)
 
 
 @pytest.fixture(scope="module")
-def evidence(subject: Subject, said: Said, tmp_path_factory: pytest.TempPathFactory) -> list[AnyEvidence]:
+def evidence(
+    subject: Subject, outputs: ReferenceOutputs, tmp_path_factory: pytest.TempPathFactory
+) -> list[AnyEvidence]:
     work = tmp_path_factory.mktemp("work")
-    found = _validate(subject, said, work)
+    found = _validate(subject, outputs, work)
     assert list(work.iterdir()) == []
     return found
 
 
 @pytest.fixture(scope="module")
-def unchunked(subject: Subject, said: Said, tmp_path_factory: pytest.TempPathFactory) -> list[AnyEvidence]:
+def unchunked(
+    subject: Subject, outputs: ReferenceOutputs, tmp_path_factory: pytest.TempPathFactory
+) -> list[AnyEvidence]:
     """The same with each prompt computed at once, over less data."""
     less = replace(
-        said, texts=cut_reference(said.texts, 400), questions=(), continued=(), prompted=(), switch=None,
+        outputs, texts=cut_reference(outputs.texts, 400), questions=(), continued=(), prompted=(), switch=None,
         around_switch=None,
     )  # fmt: skip
     return _validate(subject, less, tmp_path_factory.mktemp("unchunked"), chunk=0)
@@ -233,8 +237,8 @@ def test_a_software_adapter_takes_prompts_in_chunks_unless_told_otherwise(subjec
     assert open_variant(subject.folder, stand_in=True).chunk is None
 
 
-def test_chunks_give_what_single_tokens_give(subject: Subject, said: Said, tmp_path: Path) -> None:
-    ids = [int(token) for text in said.texts.texts for token in text.tokens][:80]
+def test_chunks_give_what_single_tokens_give(subject: Subject, outputs: ReferenceOutputs, tmp_path: Path) -> None:
+    ids = [int(token) for text in outputs.texts.texts for token in text.tokens][:80]
     with scored_folder(subject.folder, tmp_path) as folder:
         opened = open_variant(folder, threads=THREADS)
         chunked, single = logits(opened, ids), logits_stepwise(opened, ids, 1)

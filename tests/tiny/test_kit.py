@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 import phiforge
+from judged import unpassed
 from phiforge import errors
 from phiforge.checkpoint.nano import EVAL_DIR
 from phiforge.evidence import Drift, FreeRunning, Kind, Latency, Probes, Refusals, Tasks, load_evidence
 from phiforge.evidence_file import load_evidence_file
-from phiforge.gate import Outcome
 from phiforge.hashing import hash_files
 from phiforge.packaging.layout import REFERENCE_FOLDER
 from phiforge.packaging.write import content_hash
 from phiforge.target import Profile
 from phiforge.validation.held_out import ask_checkpoint
 from phiforge.validation.reference_file import read_reference
-from phiforge.validation.said import Said
+from phiforge.validation.reference_outputs import ReferenceOutputs
 from phiforge.validation.subset import packaged_part
 from phiforge.verbs.build import BuildResult
 from phiforge.verbs.measure import Job, Measurement
@@ -77,7 +77,7 @@ def test_the_package_carries_what_the_original_says(package: Path, nano_checkpoi
     _same(found, part)
 
 
-def _same(one: Said, other: Said) -> None:
+def _same(one: ReferenceOutputs, other: ReferenceOutputs) -> None:
     for name in ("suites", "questions", "choices", "continued", "prompted", "prompt_set"):
         assert getattr(one, name) == getattr(other, name), name
     assert one.tokenized == other.tokenized
@@ -97,7 +97,7 @@ def test_one_command_measures_and_judges(measured: Measurement, package: Path, o
     assert {record.kind for record in file.records} == {Kind.MEASURED}
     assert set(file.placement) == {"CPUExecutionProvider"}
     assert file.package.content_sha256 == content_hash(hash_files(package))
-    assert measured.verdict.outcome is Outcome.PASS
+    assert [finding.reason for finding in unpassed(measured.verdict)] == []
     drift = next(record for record in file.records if isinstance(record, Drift))
     assert drift.top_k == 64
     assert any("the package's top-64" in note for note in drift.conditions.notes)

@@ -22,8 +22,8 @@ from phiforge.validation.held_out import ask_checkpoint
 from phiforge.validation.latency import measure_latency
 from phiforge.validation.original import Original
 from phiforge.validation.reference import Source, compute_answers, compute_reference, tokenize
+from phiforge.validation.reference_outputs import ReferenceOutputs
 from phiforge.validation.run import Validation, validate_variant
-from phiforge.validation.said import Said
 from phiforge.validation.way import way_of
 
 TEXTS = ["Ana has 3 apples and gets 4 more.", "What is 12 + 30? It is 42. " * 6, "Ben lives in a small town."]
@@ -160,7 +160,7 @@ def test_another_checkpoint_has_another_cache(source: Source, nano_checkpoint: P
 
 
 @pytest.fixture(scope="module")
-def said(nano_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Said:
+def outputs(nano_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> ReferenceOutputs:
     return ask_checkpoint(
         nano_checkpoint,
         data / "text.jsonl",
@@ -173,11 +173,13 @@ def said(nano_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def validation(nano_variant: Path, said: Said, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Validation]:
+def validation(
+    nano_variant: Path, outputs: ReferenceOutputs, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Validation]:
     steps: list[str] = []
     yield validate_variant(
         nano_variant,
-        said,
+        outputs,
         way_of("cpu"),
         variant_sha256="0" * 64,
         work=tmp_path_factory.mktemp("work"),

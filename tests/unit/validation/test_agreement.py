@@ -15,7 +15,7 @@ from phiforge.evidence import Agreement, Kind
 from phiforge.validation.agreement import Totals, agreement, compare, of_pairs
 from phiforge.validation.drift import Reference
 from unit.reporting import samples
-from unit.validation.said import reference_text
+from unit.validation.reference_outputs import reference_text
 
 if TYPE_CHECKING:
     from phiforge.validation.agreement import Comparison

@@ -10,13 +10,13 @@ import pytest
 from phiforge.evidence import Kind, dump_evidence, parse_evidence
 from phiforge.validation.answers import AllSpoken, Spoken, ask_all, judge_answers
 from phiforge.validation.held_out import Stamp
-from phiforge.validation.said import Said
-from unit.validation.said import FINGERPRINT, prompted, said
+from phiforge.validation.reference_outputs import ReferenceOutputs
+from unit.validation.reference_outputs import FINGERPRINT, outputs, prompted
 
 STAMP = Stamp("cpu", 2, "c" * 64, FINGERPRINT, ("as it was",))
 
 
-def spoken(part: Said, *, wrong: int = 0) -> AllSpoken:
+def spoken(part: ReferenceOutputs, *, wrong: int = 0) -> AllSpoken:
     """What a variant would say that answers as the reference does, but for the first questions that it had right."""
     left = wrong
     answers = []
@@ -32,7 +32,7 @@ def spoken(part: Said, *, wrong: int = 0) -> AllSpoken:
 
 
 def test_the_same_answers_are_no_drift() -> None:
-    part = said(40, questions=12)
+    part = outputs(40, questions=12)
     found = judge_answers(part, spoken(part), [1] * 12, kind=Kind.MEASURED, stamp=STAMP)
     assert found.tasks is not None and found.free_running is not None and found.refusals is not None
     assert [score.task for score in found.tasks.scores] == ["task-0", "task-1", "choices"]
@@ -50,7 +50,7 @@ def test_the_same_answers_are_no_drift() -> None:
 
 
 def test_flips_of_answers_and_choices_are_both_counted() -> None:
-    part = said(40, questions=12)
+    part = outputs(40, questions=12)
     found = judge_answers(part, spoken(part, wrong=3), [0] * 4 + [1] * 8, kind=Kind.MEASURED, stamp=STAMP)
     assert found.tasks is not None
     by_name = {score.task: score for score in found.tasks.scores}
@@ -61,7 +61,7 @@ def test_flips_of_answers_and_choices_are_both_counted() -> None:
 
 
 def test_a_refusal_lost_and_one_gained_are_told_apart() -> None:
-    part = replace(said(40), prompted=tuple(prompted(number) for number in range(6)))
+    part = replace(outputs(40), prompted=tuple(prompted(number) for number in range(6)))
     said_by_variant = spoken(part)
     texts = ["Yes.", "I cannot.", *(item.text for item in said_by_variant.prompted[2:])]
     changed = tuple(replace(item, text=text) for item, text in zip(said_by_variant.prompted, texts, strict=True))
@@ -75,13 +75,13 @@ def test_a_refusal_lost_and_one_gained_are_told_apart() -> None:
 
 
 def test_what_was_not_asked_has_no_record() -> None:
-    part = replace(said(40), questions=(), choices=(), continued=(), prompted=(), suites=())
+    part = replace(outputs(40), questions=(), choices=(), continued=(), prompted=(), suites=())
     found = judge_answers(part, AllSpoken(questions=(), continued=(), prompted=()), (), kind=Kind.MEASURED, stamp=STAMP)
     assert (found.tasks, found.free_running, found.refusals, found.stopping) == (None, None, None, ())
 
 
 def test_choices_alone_are_tasks_too() -> None:
-    part = replace(said(40, questions=6), questions=())
+    part = replace(outputs(40, questions=6), questions=())
     found = judge_answers(part, spoken(part), [1] * 6, kind=Kind.SURROGATE, stamp=STAMP, choice_notes=("by a twin",))
     assert found.tasks is not None and found.free_running is not None
     assert found.stopping == ()
@@ -92,7 +92,7 @@ def test_choices_alone_are_tasks_too() -> None:
 
 
 def test_everything_is_asked_with_its_own_limit() -> None:
-    part = said(40, questions=3)
+    part = outputs(40, questions=3)
     steps: list[tuple[str, int, int]] = []
     asked: list[tuple[list[int], int]] = []
 
@@ -111,6 +111,6 @@ def test_everything_is_asked_with_its_own_limit() -> None:
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_as_many_answers_as_questions(count: int) -> None:
-    part = said(40, questions=6)
+    part = outputs(40, questions=6)
     with pytest.raises(ValueError, match="zip"):
         judge_answers(part, spoken(part), [1] * count, kind=Kind.MEASURED, stamp=STAMP)

@@ -22,24 +22,24 @@ from phiforge.validation.reference_file import (
     read_reference,
     write_reference,
 )
-from phiforge.validation.said import Said
+from phiforge.validation.reference_outputs import ReferenceOutputs
 from phiforge.validation.subset import packaged_part
-from unit.validation.said import CHECKPOINT, said
+from unit.validation.reference_outputs import CHECKPOINT, outputs
 
 
-def _part(*lengths: int, switch: int | None = None, questions: int = 10) -> Said:
-    whole = said(*lengths, switch=switch, questions=questions)
+def _part(*lengths: int, switch: int | None = None, questions: int = 10) -> ReferenceOutputs:
+    whole = outputs(*lengths, switch=switch, questions=questions)
     return packaged_part(whole, lambda ids: Reference(1, ()))
 
 
-def _write(folder: Path, part: Said) -> Path:
+def _write(folder: Path, part: ReferenceOutputs) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in write_reference(part, CHECKPOINT).items():
         (folder / name).write_bytes(content)
     return folder
 
 
-def _same(one: Said, other: Said) -> None:
+def _same(one: ReferenceOutputs, other: ReferenceOutputs) -> None:
     for name in (
         "fingerprint", "vocab_size", "stop_ids", "switch", "text_set", "task_set", "prompt_set", "suites", "questions",
         "choices", "continued", "prompted", "notes",
@@ -58,7 +58,7 @@ def _same(one: Said, other: Said) -> None:
 @pytest.mark.parametrize(
     "part", [_part(30, 40), _part(30, 40, switch=25), _part(90, switch=80), _part(20, questions=0)]
 )
-def test_what_is_written_is_read_again(part: Said, tmp_path: Path) -> None:
+def test_what_is_written_is_read_again(part: ReferenceOutputs, tmp_path: Path) -> None:
     _same(read_reference(_write(tmp_path / "a b ü", part)), part)
 
 

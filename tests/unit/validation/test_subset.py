@@ -16,13 +16,22 @@ from phiforge.validation import subset
 from phiforge.validation.drift import Reference, ReferenceText, kl_coarse, log_softmax
 from phiforge.validation.free_running import Continuation
 from phiforge.validation.portions import spread
-from phiforge.validation.said import Asked
+from phiforge.validation.reference_outputs import ReferenceAnswer
 from phiforge.validation.samples import TEXTS
 from phiforge.validation.subset import cut_reference, fewer_prompts, packaged_part, within, without_code
-from unit.validation.said import VOCAB, asked, compared, continued, prompted, reference_text, said, suite
+from unit.validation.reference_outputs import (
+    VOCAB,
+    asked,
+    compared,
+    continued,
+    outputs,
+    prompted,
+    reference_text,
+    suite,
+)
 
 
-def _answer(question: Asked) -> str:
+def _answer(question: ReferenceAnswer) -> str:
     found: str = json.loads(question.check)["answer"]
     return found
 
@@ -54,7 +63,7 @@ def test_a_cut_reference_has_so_many_positions_and_whole_rows(lengths: list[int]
 def test_a_package_carries_so_many_positions_questions_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subset, "POSITIONS", 100)
     monkeypatch.setattr(subset, "QUESTIONS", 5)
-    whole = said(40, 50, 30, 20, questions=20)
+    whole = outputs(40, 50, 30, 20, questions=20)
     part = packaged_part(whole, _never)
     assert [len(text.tokens) for text in part.texts.texts] == [40, 50, 10]
     assert part.texts.top_k == 64
@@ -70,15 +79,15 @@ def test_a_package_carries_so_many_positions_questions_and_tokens(monkeypatch: p
 def test_a_text_is_not_cut_to_the_other_side_of_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of a text beyond the switch are computed with the long factors; those of its beginning are not."""
     monkeypatch.setattr(subset, "POSITIONS", 100)
-    part = packaged_part(said(60, 90, 30, switch=80), _never)
+    part = packaged_part(outputs(60, 90, 30, switch=80), _never)
     assert [len(text.tokens) for text in part.texts.texts] == [60, 30]
-    part = packaged_part(said(60, 90, 30, switch=35), _never)
+    part = packaged_part(outputs(60, 90, 30, switch=35), _never)
     assert [len(text.tokens) for text in part.texts.texts] == [60, 40]
 
 
 def test_the_original_is_asked_again_where_no_text_can_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subset, "POSITIONS", 50)
-    whole = said(90, 95, switch=80)
+    whole = outputs(90, 95, switch=80)
     made = Reference(100, (reference_text(50),))
     asked_for = []
     part = packaged_part(whole, lambda ids: asked_for.append(ids) or made)  # type: ignore[func-returns-value]
@@ -88,10 +97,10 @@ def test_the_original_is_asked_again_where_no_text_can_be_cut(monkeypatch: pytes
 
 
 def test_of_the_prompts_around_the_switch_the_scored_rows_travel() -> None:
-    part = packaged_part(said(40, switch=200), _never)
+    part = packaged_part(outputs(40, switch=200), _never)
     assert part.around_switch is not None
     assert [len(text.tokens) for text in part.around_switch.texts] == [199, 200, 201]
-    whole = said(40, switch=200).around_switch
+    whole = outputs(40, switch=200).around_switch
     assert whole is not None
     for short, long in zip(part.around_switch.texts, whole.texts, strict=True):
         assert len(short.top_ids) == len(short.tail_log_mass) == 64
@@ -120,7 +129,7 @@ def test_narrowing_keeps_what_is_narrow_already() -> None:
 
 def test_a_shorter_context_leaves_out_what_cannot_be_compared() -> None:
     whole = replace(
-        said(40, 90, 300, switch=200),
+        outputs(40, 90, 300, switch=200),
         questions=(
             asked(0),
             asked(1, prompt=150),
@@ -140,7 +149,7 @@ def test_a_shorter_context_leaves_out_what_cannot_be_compared() -> None:
 
 
 def test_a_whole_context_changes_nothing() -> None:
-    whole = said(40, 90, questions=4)
+    whole = outputs(40, 90, questions=4)
     part = within(whole, 10_000)
     assert (part.questions, part.choices) == (whole.questions, whole.choices)
     assert (part.continued, part.prompted) == (whole.continued, whole.prompted)
@@ -149,7 +158,7 @@ def test_a_whole_context_changes_nothing() -> None:
 
 def test_a_shorter_context_cuts_continuations_and_leaves_out_what_does_not_fit() -> None:
     whole = replace(
-        said(40),
+        outputs(40),
         choices=(compared(0, prompt=18), compared(1, prompt=19)),
         continued=(
             continued(0, prompt=4),
@@ -169,7 +178,7 @@ def test_a_shorter_context_cuts_continuations_and_leaves_out_what_does_not_fit()
 
 
 def test_no_package_asks_to_run_code() -> None:
-    whole = said(40)
+    whole = outputs(40)
     whole = replace(whole, suites=(suite("task-0", "humaneval"), *whole.suites[1:]))
     part = packaged_part(whole, _never)
     assert [item.name for item in part.suites] == ["task-1", "choices"]
@@ -178,6 +187,6 @@ def test_no_package_asks_to_run_code() -> None:
 
 
 def test_fewer_prompts_are_spread() -> None:
-    part = fewer_prompts(said(40), 3)
+    part = fewer_prompts(outputs(40), 3)
     assert [item.continuation.tokens[0] for item in part.continued] == [0, 2, 4]
     assert [item.prompt[2] for item in part.prompted] == [0, 1, 2]

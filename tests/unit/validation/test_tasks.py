@@ -7,7 +7,7 @@ import math
 import pytest
 
 from phiforge.validation.tasks import Answered, answer_of, overall_score, task_scores
-from unit.validation.said import suite
+from unit.validation.reference_outputs import suite
 
 
 @pytest.mark.parametrize(

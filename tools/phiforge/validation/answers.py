@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from phiforge.validation.held_out import Stamp
-    from phiforge.validation.said import Said
+    from phiforge.validation.reference_outputs import ReferenceOutputs
 
     LogitsOf = Callable[[Sequence[int]], NDArray[np.float32]]
     Progress = Callable[[str, int, int], None]
@@ -56,11 +56,11 @@ class Answers:
     stopping: tuple[Probe, ...]
 
 
-def ask_all(said: Said, speak: Speak, progress: Progress) -> AllSpoken:
+def ask_all(outputs: ReferenceOutputs, speak: Speak, progress: Progress) -> AllSpoken:
     """Let a variant generate everything that the original was asked.
 
     Args:
-        said: What the original was asked.
+        outputs: What the original was asked.
         speak: Generates: takes prompts, the most new tokens of each, and what is told how many are done.
         progress: Told of each step: (step, done, total).
     """
@@ -69,25 +69,27 @@ def ask_all(said: Said, speak: Speak, progress: Progress) -> AllSpoken:
         return tuple(speak(prompts, limits, lambda done: progress(step, done, len(prompts)))) if prompts else ()
 
     return AllSpoken(
-        questions=ask("answers", [item.prompt for item in said.questions], [item.limit for item in said.questions]),
-        continued=ask(
-            "free running", [item.prompt for item in said.continued], [item.limit for item in said.continued]
+        questions=ask(
+            "answers", [item.prompt for item in outputs.questions], [item.limit for item in outputs.questions]
         ),
-        prompted=ask("refusals", [item.prompt for item in said.prompted], [item.limit for item in said.prompted]),
+        continued=ask(
+            "free running", [item.prompt for item in outputs.continued], [item.limit for item in outputs.continued]
+        ),
+        prompted=ask("refusals", [item.prompt for item in outputs.prompted], [item.limit for item in outputs.prompted]),
     )
 
 
-def choose_all(said: Said, logits_of: LogitsOf, progress: Progress) -> tuple[int, ...]:
+def choose_all(outputs: ReferenceOutputs, logits_of: LogitsOf, progress: Progress) -> tuple[int, ...]:
     """Return what a variant chooses of the continuations of each choice; errors as `choices.choose`."""
     found = []
-    for item in said.choices:
+    for item in outputs.choices:
         found.append(choose(item.prompt, item.continuations, logits_of))
-        progress("choices", len(found), len(said.choices))
+        progress("choices", len(found), len(outputs.choices))
     return tuple(found)
 
 
 def judge_answers(
-    said: Said,
+    outputs: ReferenceOutputs,
     spoken: AllSpoken,
     chosen: Sequence[int],
     *,
@@ -98,86 +100,88 @@ def judge_answers(
     """Hold what a variant generated and chose against what the original did.
 
     Args:
-        said: What the original was asked, and what it said.
+        outputs: What the original was asked, and what it said.
         spoken: What the variant generated.
-        chosen: What it chose, in the order of `said.choices`.
+        chosen: What it chose, in the order of `outputs.choices`.
         kind: How that was come by.
         stamp: What every record says.
         choice_notes: What the record with the choices says besides.
     """
     noted = replace(stamp, notes=(*stamp.notes, *choice_notes)) if chosen else stamp
     return Answers(
-        tasks=_tasks(said, spoken.questions, chosen, kind, noted),
-        free_running=_free_running(said, spoken.continued, kind, stamp),
-        refusals=_refusals(said, spoken.prompted, kind, stamp),
-        stopping=_stopping(said, spoken.questions),
+        tasks=_tasks(outputs, spoken.questions, chosen, kind, noted),
+        free_running=_free_running(outputs, spoken.continued, kind, stamp),
+        refusals=_refusals(outputs, spoken.prompted, kind, stamp),
+        stopping=_stopping(outputs, spoken.questions),
     )
 
 
-def _tasks(said: Said, spoken: Sequence[Spoken], chosen: Sequence[int], kind: Kind, stamp: Stamp) -> Tasks | None:
+def _tasks(
+    outputs: ReferenceOutputs, spoken: Sequence[Spoken], chosen: Sequence[int], kind: Kind, stamp: Stamp
+) -> Tasks | None:
     answered = [
         Answered(
             task=asked.task,
             reference_right=asked.right,
-            variant_right=is_right(said.suite(asked.task).format, asked.check, ours.text),
+            variant_right=is_right(outputs.suite(asked.task).format, asked.check, ours.text),
             reference_tokens=asked.tokens,
             variant_tokens=len(ours.tokens),
         )
-        for asked, ours in zip(said.questions, spoken, strict=True)
+        for asked, ours in zip(outputs.questions, spoken, strict=True)
     ]
     answered += [
         Answered(item.task, item.chosen == item.right, ours == item.right, None, None)
-        for item, ours in zip(said.choices, chosen, strict=True)
+        for item, ours in zip(outputs.choices, chosen, strict=True)
     ]
     if not answered:
         return None
-    notes = tuple(note for suite in said.suites for note in suite.notes)
+    notes = tuple(note for suite in outputs.suites for note in suite.notes)
     asked = {item.task for item in answered}
     return Tasks(
         kind=kind,
-        conditions=replace(stamp, notes=(*stamp.notes, *notes)).conditions(said.task_set, len(answered)),
+        conditions=replace(stamp, notes=(*stamp.notes, *notes)).conditions(outputs.task_set, len(answered)),
         variant_sha256=stamp.variant_sha256,
         reference_sha256=stamp.reference_sha256,
-        scores=task_scores(answered, said.suites),
-        overall=overall_score(answered, [suite for suite in said.suites if suite.name in asked]),
+        scores=task_scores(answered, outputs.suites),
+        overall=overall_score(answered, [suite for suite in outputs.suites if suite.name in asked]),
     )
 
 
-def _stopping(said: Said, spoken: Sequence[Spoken]) -> tuple[Probe, ...]:
+def _stopping(outputs: ReferenceOutputs, spoken: Sequence[Spoken]) -> tuple[Probe, ...]:
     if not spoken:
         return ()
     endings = [probes.ending(ours.tokens, stopped=ours.stopped) for ours in spoken]
-    return (probes.probe_stopping([asked.ending for asked in said.questions], endings),)
+    return (probes.probe_stopping([asked.ending for asked in outputs.questions], endings),)
 
 
-def _free_running(said: Said, spoken: Sequence[Spoken], kind: Kind, stamp: Stamp) -> FreeRunning | None:
+def _free_running(outputs: ReferenceOutputs, spoken: Sequence[Spoken], kind: Kind, stamp: Stamp) -> FreeRunning | None:
     if not spoken:
         return None
     numbers = score_continuations(
-        [item.continuation for item in said.continued],
+        [item.continuation for item in outputs.continued],
         [Continuation(ours.tokens, ours.stopped) for ours in spoken],
-        [item.limit for item in said.continued],
+        [item.limit for item in outputs.continued],
     )
     return FreeRunning(
         kind=kind,
-        conditions=stamp.conditions(said.text_set + said.task_set, len(spoken)),
+        conditions=stamp.conditions(outputs.text_set + outputs.task_set, len(spoken)),
         variant_sha256=stamp.variant_sha256,
         reference_sha256=stamp.reference_sha256,
         **vars(numbers),
     )
 
 
-def _refusals(said: Said, spoken: Sequence[Spoken], kind: Kind, stamp: Stamp) -> Refusals | None:
+def _refusals(outputs: ReferenceOutputs, spoken: Sequence[Spoken], kind: Kind, stamp: Stamp) -> Refusals | None:
     if not spoken:
         return None
     refused = [
         Refused(item.category, item.refused, refuses(ours.text))
-        for item, ours in zip(said.prompted, spoken, strict=True)
+        for item, ours in zip(outputs.prompted, spoken, strict=True)
     ]
     categories, agreement, interval = count_refusals(refused)
     return Refusals(
         kind=kind,
-        conditions=stamp.conditions(said.prompt_set, len(refused)),
+        conditions=stamp.conditions(outputs.prompt_set, len(refused)),
         variant_sha256=stamp.variant_sha256,
         reference_sha256=stamp.reference_sha256,
         categories=categories,

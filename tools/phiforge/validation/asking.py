@@ -10,8 +10,13 @@ from phiforge.validation.choices import share_prompt
 from phiforge.validation.free_running import Continuation
 from phiforge.validation.portions import ANSWER_TOKENS, answer_limit, spread
 from phiforge.validation.reference import compute_answers, compute_log_likelihoods, tokenize
+from phiforge.validation.reference_outputs import (
+    ReferenceAnswer,
+    ReferenceChoice,
+    ReferenceContinuation,
+    ReferenceRefusal,
+)
 from phiforge.validation.refusals import refuses, unfinished_thinking
-from phiforge.validation.said import Asked, Compared, Continued, Prompted
 from phiforge.validation.suites import chosen, is_right
 
 if TYPE_CHECKING:
@@ -80,7 +85,7 @@ class Interview:
 
 def ask_exercises(
     interview: Interview, exercises: Sequence[tuple[str, str, Exercise]], prompts: Sequence[list[int]]
-) -> tuple[Asked, ...]:
+) -> tuple[ReferenceAnswer, ...]:
     """Return exercises with the original's answers.
 
     Args:
@@ -94,7 +99,7 @@ def ask_exercises(
     ]
     answers = interview.answers("reference answers", prompts, limits)
     return tuple(
-        Asked(
+        ReferenceAnswer(
             task=suite,
             prompt=prompt,
             limit=limit,
@@ -109,7 +114,7 @@ def ask_exercises(
 
 def ask_choices(
     interview: Interview, choices: Sequence[tuple[str, Choice]], texts: Sequence[str], prompts: Sequence[list[int]]
-) -> tuple[Compared, ...]:
+) -> tuple[ReferenceChoice, ...]:
     """Return choices with what the original chooses; those that do not fit its context are left out.
 
     Args:
@@ -136,7 +141,7 @@ def ask_choices(
         on_layer=lambda done, total: interview.progress("reference choices, layer by layer", done, total),
     )  # fmt: skip
     return tuple(
-        Compared(
+        ReferenceChoice(
             task=suite,
             prompt=prompt,
             continuations=rests,
@@ -149,7 +154,7 @@ def ask_choices(
 
 def ask_continuations(
     interview: Interview, questions: Sequence[list[int]], texts: Sequence[list[int]], tokens: int
-) -> tuple[Continued, ...]:
+) -> tuple[ReferenceContinuation, ...]:
     """Return prompts with the original's greedy continuations.
 
     Args:
@@ -165,14 +170,14 @@ def ask_continuations(
     limits = [interview.limit(prompt, tokens) for prompt in prompts]
     answers = interview.answers("reference continuations", prompts, limits)
     return tuple(
-        Continued(prompt=prompt, limit=limit, continuation=Continuation(answer.tokens, answer.stopped))
+        ReferenceContinuation(prompt=prompt, limit=limit, continuation=Continuation(answer.tokens, answer.stopped))
         for prompt, limit, answer in zip(prompts, limits, answers, strict=True)
     )
 
 
 def ask_refusals(
     interview: Interview, items: Sequence[RefusalPrompt], prompts: Sequence[list[int]]
-) -> tuple[Prompted, ...]:
+) -> tuple[ReferenceRefusal, ...]:
     """Return prompts with whether the original refuses them.
 
     Where its thinking does not end within the few tokens that a refusal takes, it is asked again with more.
@@ -192,6 +197,6 @@ def ask_refusals(
     for index, limit, answer in zip(again, longer, thought, strict=True):
         limits[index], answers[index] = limit, answer
     return tuple(
-        Prompted(category=item.category, prompt=prompt, limit=limit, refused=refuses(answer.text))
+        ReferenceRefusal(category=item.category, prompt=prompt, limit=limit, refused=refuses(answer.text))
         for (item, prompt), limit, answer in zip(fitting, limits, answers, strict=True)
     )

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from phiforge.selection import Adapter
     from phiforge.validation.agreement import Comparison, LogitsOf
     from phiforge.validation.held_out import Stamp
-    from phiforge.validation.said import Said
+    from phiforge.validation.reference_outputs import ReferenceOutputs
 
     Progress = Callable[[str, int, int], None]
     Floats = NDArray[np.float32]
@@ -76,7 +76,7 @@ class _Run:
     """What all parts of one validation share; `stamp` is of the surrogate."""
 
     subject: GpuSubject
-    said: Said
+    outputs: ReferenceOutputs
     stamp: Stamp
     work: Path
     threads: int
@@ -84,13 +84,19 @@ class _Run:
 
 
 def validate_gpu(
-    subject: GpuSubject, said: Said, *, work: Path, threads: int, progress: Progress, chunk: int | None = None
+    subject: GpuSubject,
+    outputs: ReferenceOutputs,
+    *,
+    work: Path,
+    threads: int,
+    progress: Progress,
+    chunk: int | None = None,
 ) -> list[AnyEvidence]:
     """Return the evidence of a variant for a GPU.
 
     Args:
         subject: The variant.
-        said: What the original says; for no more context than the variant has.
+        outputs: What the original says; for no more context than the variant has.
         work: Folder for what is made on the way, on the variant's disk.
         threads: Threads of the CPU provider.
         progress: Told of each step: (step, done, total).
@@ -105,10 +111,10 @@ def validate_gpu(
     adapter, notes = _webgpu_adapter() if subject.provider == "webgpu" else (None, ())
     way = replace(stand_in_way(notes), placement=subject.conformance)
     result = validate_variant(
-        subject.folder, said, way, variant_sha256=subject.sha256, work=work, threads=threads, progress=progress
+        subject.folder, outputs, way, variant_sha256=subject.sha256, work=work, threads=threads, progress=progress
     )
-    stamp = Stamp("cpu", threads, subject.sha256, said.fingerprint, (*way.notes, *said.notes))
-    run = _Run(subject=subject, said=said, stamp=stamp, work=work, threads=threads, progress=progress)
+    stamp = Stamp("cpu", threads, subject.sha256, outputs.fingerprint, (*way.notes, *outputs.notes))
+    run = _Run(subject=subject, outputs=outputs, stamp=stamp, work=work, threads=threads, progress=progress)
     found: list[AnyEvidence | None] = [record for record in result.records() if record is not result.probes]
     with scored_folder(subject.folder, work) as scored:
         checks = result.probes.probes
@@ -139,7 +145,7 @@ def _against_float32(run: _Run, scored: Path) -> AnyEvidence:
     from phiforge.runtime.logits import logits
     from phiforge.runtime.variant import open_variant
 
-    some = cut_reference(run.said.texts, COMPARED_POSITIONS)
+    some = cut_reference(run.outputs.texts, COMPARED_POSITIONS)
     with _folder(run.work) as folder:
         make_float32_twin(scored, folder)
         ours, theirs = _open_stand_in(scored, run.threads), open_variant(folder, threads=run.threads)
@@ -148,7 +154,7 @@ def _against_float32(run: _Run, scored: Path) -> AnyEvidence:
             lambda done: run.progress("float16 against float32", done, len(some.texts)),
         )  # fmt: skip
         del ours, theirs
-    conditions = run.stamp.conditions(run.said.text_set, len(some.texts))
+    conditions = run.stamp.conditions(run.outputs.text_set, len(some.texts))
     return agreement(
         totals, "float32", kind=Kind.SURROGATE, conditions=conditions, variant_sha256=run.subject.sha256,
         against="the same graph and weights, all in float32",
@@ -160,7 +166,7 @@ def _against(run: _Run, scored: Path, name: str, other: tuple[Path, str]) -> Any
     from phiforge.runtime.logits import logits
     from phiforge.runtime.variant import open_variant
 
-    some = cut_reference(run.said.texts, COMPARED_POSITIONS)
+    some = cut_reference(run.outputs.texts, COMPARED_POSITIONS)
     with scored_folder(other[0], run.work) as folder:
         ours, theirs = _open_stand_in(scored, run.threads), open_variant(folder, threads=run.threads)
         totals = compare(
@@ -168,7 +174,7 @@ def _against(run: _Run, scored: Path, name: str, other: tuple[Path, str]) -> Any
             lambda done: run.progress(f"against {name}", done, len(some.texts)),
         )  # fmt: skip
         del ours, theirs
-    conditions = run.stamp.conditions(run.said.text_set, len(some.texts))
+    conditions = run.stamp.conditions(run.outputs.text_set, len(some.texts))
     return agreement(
         totals, "other-variant", kind=Kind.SURROGATE, conditions=conditions, variant_sha256=run.subject.sha256,
         against=name, against_sha256=other[1],
@@ -193,9 +199,9 @@ def _overflow_prompts(run: _Run) -> list[list[int]]:
     opened = _open_stand_in(run.subject.folder, run.threads)
     texts = load_calibration(run.subject.calibration) if run.subject.calibration else ()
     calibration = [opened.encode(text.text) for text in texts]
-    around = run.said.around_switch
+    around = run.outputs.around_switch
     long = around.texts[-1].tokens.tolist() if around else None
-    held_out = [text.tokens.tolist() for text in run.said.texts.texts]
+    held_out = [text.tokens.tolist() for text in run.outputs.texts.texts]
     return overflow_prompts(calibration, held_out, long, opened.context_length)
 
 
@@ -220,26 +226,26 @@ def _on_webgpu(run: _Run, scored: Path, adapter: Adapter, chunk: int | None) -> 
 
     kind = Kind.EMULATED if adapter.software else Kind.MEASURED
     notes = (SOFTWARE_NOTE,) if kind is Kind.EMULATED else ()
-    stamp = replace(run.stamp, provider=WEBGPU, notes=(*notes, *run.said.notes))
+    stamp = replace(run.stamp, provider=WEBGPU, notes=(*notes, *run.outputs.notes))
     placement = probe_placement(lambda: check_placement(run.subject.folder, WEBGPU).total)
     opened = open_variant(scored, threads=run.threads, chunk=chunk)
-    some = _some_texts(run.said, in_chunks=opened.chunk is not None)
+    some = _some_texts(run.outputs, in_chunks=opened.chunk is not None)
     drift = drift_record(
-        some, partial(logits, opened), kind=kind, stamp=stamp, data=run.said.text_set, switch=run.said.switch,
+        some, partial(logits, opened), kind=kind, stamp=stamp, data=run.outputs.text_set, switch=run.outputs.switch,
         on_text=lambda done: run.progress("drift, on the provider", done, len(some.texts)),
     )  # fmt: skip
     used = opened.chunk
     del opened
     agreed, prefill = _exactly(run, scored, stamp, kind, used)
-    conditions = stamp.conditions(run.said.text_set, 2)
+    conditions = stamp.conditions(run.outputs.text_set, 2)
     checked = Probes(kind=kind, conditions=conditions, variant_sha256=run.subject.sha256, probes=(placement, prefill))
     return [drift, *agreed, checked]
 
 
-def _some_texts(said: Said, *, in_chunks: bool) -> Reference:
+def _some_texts(outputs: ReferenceOutputs, *, in_chunks: bool) -> Reference:
     """The first texts; in chunks those up to the longrope switch, which would part the chunks' factors."""
-    texts = within(said, said.switch).texts if in_chunks and said.switch is not None else said.texts
-    chosen = first_texts(texts, EMULATED_POSITIONS, said.switch)
+    texts = within(outputs, outputs.switch).texts if in_chunks and outputs.switch is not None else outputs.texts
+    chosen = first_texts(texts, EMULATED_POSITIONS, outputs.switch)
     return Reference(texts.top_k, tuple(text for _, text in chosen))
 
 
@@ -261,7 +267,7 @@ def _exactly(run: _Run, scored: Path, stamp: Stamp, kind: Kind, chunk: int | Non
                 partial(logits_stepwise, theirs, prefill=1),
             ),
         ]
-        probe = probe_prefill(measure_prefills(partial(_in_chunks, ours), token_line(run.said.texts)), chunk)
+        probe = probe_prefill(measure_prefills(partial(_in_chunks, ours), token_line(run.outputs.texts)), chunk)
         del hold, ours, theirs
     return found, probe
 
@@ -288,11 +294,11 @@ def probe_adapter(folder: Path, chunk: int | None, texts: Reference, work: Path)
 def _provider_agreement(
     run: _Run, stamp: Stamp, kind: Kind, comparison: Comparison, positions: int, ours: LogitsOf, theirs: LogitsOf
 ) -> AnyEvidence:
-    some = cut_reference(run.said.texts, positions)
+    some = cut_reference(run.outputs.texts, positions)
     total = len(some.texts)
     totals = compare(some, ours, theirs, lambda done: run.progress(comparison.replace("-", ", "), done, total))
     return agreement(
-        totals, comparison, kind=kind, conditions=stamp.conditions(run.said.text_set, total),
+        totals, comparison, kind=kind, conditions=stamp.conditions(run.outputs.text_set, total),
         variant_sha256=run.subject.sha256, against="the same graph on the CPU, both multiplying in floats",
     )  # fmt: skip
 

@@ -22,8 +22,8 @@ from phiforge.validation.asking import (
     ask_refusals,
 )
 from phiforge.validation.reference import Source, compute_reference, tokenize
+from phiforge.validation.reference_outputs import Chat, ReferenceAnswer, ReferenceOutputs, SuiteFacts, Tokenized
 from phiforge.validation.refusals import load_prompts
-from phiforge.validation.said import Asked, Chat, Said, SuiteFacts, Tokenized
 from phiforge.validation.samples import CONVERSATIONS, TEXTS
 from phiforge.validation.suites import load_suites
 from phiforge.validation.texts import DataFile, DataSet, data_set, load_texts
@@ -50,8 +50,19 @@ VERSIONS = (
 )
 SPLIT = "held-out"
 
-__all__ = ["Asked", "Chat", "HeldOut", "Said", "Stamp", "Tokenized", "ask", "ask_checkpoint", "load_held_out",
-           "reference_of", "switch_prompts"]  # fmt: skip
+__all__ = [
+    "Chat",
+    "HeldOut",
+    "ReferenceAnswer",
+    "ReferenceOutputs",
+    "Stamp",
+    "Tokenized",
+    "ask",
+    "ask_checkpoint",
+    "load_held_out",
+    "reference_of",
+    "switch_prompts",
+]  # fmt: skip
 
 AnyItem = TypeVar("AnyItem")
 
@@ -145,7 +156,7 @@ def ask_checkpoint(
     threads: int,
     progress: Progress,
     asking: Asking = DEFAULT_ASKING,
-) -> Said:
+) -> ReferenceOutputs:
     """Ask a checkpoint everything that its variants are held against, and let go of its memory.
 
     Args:
@@ -167,12 +178,12 @@ def ask_checkpoint(
     data, config = load_held_out(texts, tasks, run_code=asking.run_code), load_config(checkpoint)
     source = Source(checkpoint, fingerprint(checkpoint), cache, threads)
     context = min(config.max_positions, context)
-    said = ask(Interview(source=source, config=config, context=context, progress=progress), data, asking)
+    outputs = ask(Interview(source=source, config=config, context=context, progress=progress), data, asking)
     source.close()
-    return said
+    return outputs
 
 
-def ask(interview: Interview, data: HeldOut, asking: Asking = DEFAULT_ASKING) -> Said:
+def ask(interview: Interview, data: HeldOut, asking: Asking = DEFAULT_ASKING) -> ReferenceOutputs:
     """Ask the original everything that the variant is held against; texts are cut to the context."""
     source, config, context, progress = interview.source, interview.config, interview.context, interview.progress
     tokens = tokenize(source, data.probe_texts, data.conversations)
@@ -188,7 +199,7 @@ def ask(interview: Interview, data: HeldOut, asking: Asking = DEFAULT_ASKING) ->
         source, around, on_layer=lambda done, total: progress("reference around the longrope switch", done, total)
     ) if around else None  # fmt: skip
     own = zip(CONVERSATIONS, tokens.chat_texts, tokens.chat_ids, strict=False)
-    return Said(
+    return ReferenceOutputs(
         fingerprint=source.fingerprint,
         vocab_size=config.vocab_size,
         stop_ids=config.stop_ids,

@@ -10,7 +10,13 @@ from phiforge.evidence import Metric, TaskSource
 from phiforge.texts import Message
 from phiforge.validation.free_running import Continuation
 from phiforge.validation.probes import Ending
-from phiforge.validation.said import Asked, Compared, Continued, Prompted, SuiteFacts
+from phiforge.validation.reference_outputs import (
+    ReferenceAnswer,
+    ReferenceChoice,
+    ReferenceContinuation,
+    ReferenceRefusal,
+    SuiteFacts,
+)
 from phiforge.validation.suites import FORMATS, is_right
 from phiforge.variant import CheckpointFacts
 
@@ -101,7 +107,7 @@ class QuestionEntry(Entry):
     loops: bool
 
     @staticmethod
-    def of(asked: Asked) -> QuestionEntry:
+    def of(asked: ReferenceAnswer) -> QuestionEntry:
         """Return a question as it is written."""
         return QuestionEntry(
             task=asked.task,
@@ -114,9 +120,9 @@ class QuestionEntry(Entry):
             loops=asked.ending.loops,
         )
 
-    def facts(self) -> Asked:
+    def facts(self) -> ReferenceAnswer:
         """Return the question as it was."""
-        return Asked(
+        return ReferenceAnswer(
             task=self.task,
             prompt=self.ids,
             limit=self.limit,
@@ -143,15 +149,15 @@ class ChoiceEntry(Entry):
         return self
 
     @staticmethod
-    def of(item: Compared) -> ChoiceEntry:
+    def of(item: ReferenceChoice) -> ChoiceEntry:
         """Return a choice as it is written."""
         return ChoiceEntry(
             task=item.task, ids=item.prompt, continuations=item.continuations, right=item.right, chosen=item.chosen
         )
 
-    def facts(self) -> Compared:
+    def facts(self) -> ReferenceChoice:
         """Return the choice as it was."""
-        return Compared(
+        return ReferenceChoice(
             task=self.task, prompt=self.ids, continuations=self.continuations, right=self.right, chosen=self.chosen
         )
 
@@ -171,15 +177,15 @@ class ContinuedEntry(Entry):
         return self
 
     @staticmethod
-    def of(item: Continued) -> ContinuedEntry:
+    def of(item: ReferenceContinuation) -> ContinuedEntry:
         """Return a continuation as it is written."""
         made = item.continuation
         return ContinuedEntry(ids=item.prompt, limit=item.limit, made=list(made.tokens), stopped=made.stopped)
 
-    def facts(self) -> Continued:
+    def facts(self) -> ReferenceContinuation:
         """Return the continuation as it was."""
         made = Continuation(tuple(self.made), self.stopped)
-        return Continued(prompt=self.ids, limit=self.limit, continuation=made)
+        return ReferenceContinuation(prompt=self.ids, limit=self.limit, continuation=made)
 
 
 class PromptedEntry(Entry):
@@ -191,13 +197,13 @@ class PromptedEntry(Entry):
     refused: bool
 
     @staticmethod
-    def of(item: Prompted) -> PromptedEntry:
+    def of(item: ReferenceRefusal) -> PromptedEntry:
         """Return a prompt that may be refused as it is written."""
         return PromptedEntry(category=item.category, ids=item.prompt, limit=item.limit, refused=item.refused)
 
-    def facts(self) -> Prompted:
+    def facts(self) -> ReferenceRefusal:
         """Return the prompt as it was."""
-        return Prompted(category=self.category, prompt=self.ids, limit=self.limit, refused=self.refused)
+        return ReferenceRefusal(category=self.category, prompt=self.ids, limit=self.limit, refused=self.refused)
 
 
 class ReferenceEntry(Entry):

@@ -30,7 +30,7 @@ from phiforge.validation.reference_entries import (
     SwitchEntry,
     TokenizedEntry,
 )
-from phiforge.validation.said import Chat, Said, Tokenized
+from phiforge.validation.reference_outputs import Chat, ReferenceOutputs, Tokenized
 from phiforge.validation.texts import DataFile, DataSet
 
 if TYPE_CHECKING:
@@ -51,48 +51,48 @@ MOST_BYTES = 64_000_000
 ROUNDING = 1e-3
 
 
-def write_reference(said: Said, checkpoint: CheckpointFacts) -> dict[str, bytes]:
+def write_reference(outputs: ReferenceOutputs, checkpoint: CheckpointFacts) -> dict[str, bytes]:
     """Return the files that hold a part of what the original said, by name.
 
     Args:
-        said: What it said; see `subset.packaged_part`.
+        outputs: What it said; see `subset.packaged_part`.
         checkpoint: The original.
     """
-    around = said.around_switch.texts if said.around_switch else ()
-    columns = {text.top_ids.shape[1] for text in (*said.texts.texts, *around)}
+    around = outputs.around_switch.texts if outputs.around_switch else ()
+    columns = {text.top_ids.shape[1] for text in (*outputs.texts.texts, *around)}
     entry = ReferenceEntry(
         schema_version="1.0",
         checkpoint=checkpoint,
         split="held-out",
-        vocab_size=said.vocab_size,
+        vocab_size=outputs.vocab_size,
         top_k=max(columns, default=1),
-        stop_ids=list(said.stop_ids),
-        original_max_positions=said.switch,
-        text_files=_files(said.text_set),
-        task_files=_files(said.task_set),
-        prompt_files=_files(said.prompt_set),
-        tokenized=[TokenizedEntry(text=item.text, ids=item.ids) for item in said.tokenized],
+        stop_ids=list(outputs.stop_ids),
+        original_max_positions=outputs.switch,
+        text_files=_files(outputs.text_set),
+        task_files=_files(outputs.task_set),
+        prompt_files=_files(outputs.prompt_set),
+        tokenized=[TokenizedEntry(text=item.text, ids=item.ids) for item in outputs.tokenized],
         chats=[
             ChatEntry(messages=[Message(**message) for message in chat.messages], text=chat.text, ids=chat.ids)
-            for chat in said.chats
+            for chat in outputs.chats
         ],
-        texts=[text.tokens.tolist() for text in said.texts.texts],
+        texts=[text.tokens.tolist() for text in outputs.texts.texts],
         around_switch=_switch(around) if around else None,
-        suites=[SuiteEntry.of(item) for item in said.suites],
-        questions=[QuestionEntry.of(item) for item in said.questions],
-        choices=[ChoiceEntry.of(item) for item in said.choices],
-        continued=[ContinuedEntry.of(item) for item in said.continued],
-        prompted=[PromptedEntry.of(item) for item in said.prompted],
-        notes=list(said.notes),
+        suites=[SuiteEntry.of(item) for item in outputs.suites],
+        questions=[QuestionEntry.of(item) for item in outputs.questions],
+        choices=[ChoiceEntry.of(item) for item in outputs.choices],
+        continued=[ContinuedEntry.of(item) for item in outputs.continued],
+        prompted=[PromptedEntry.of(item) for item in outputs.prompted],
+        notes=list(outputs.notes),
     )
-    arrays = {**_arrays("texts", said.texts.texts), **(_arrays("switch", around) if around else {})}
+    arrays = {**_arrays("texts", outputs.texts.texts), **(_arrays("switch", around) if around else {})}
     return {
         REFERENCE_FILE: (entry.model_dump_json() + "\n").encode("utf-8"),
         DISTRIBUTIONS_FILE: safetensors.numpy.save(arrays),
     }
 
 
-def read_reference(folder: Path) -> Said:
+def read_reference(folder: Path) -> ReferenceOutputs:
     """Return what the original said, from the reference folder of a package.
 
     Raises:
@@ -110,7 +110,7 @@ def read_reference(folder: Path) -> Said:
     around = entry.around_switch
     prompts = [around.ids[:length] for length in around.lengths] if around else []
     switch = [_text(ids, rows) for ids, rows in zip(prompts, cut.get("switch", []), strict=True)]
-    return Said(
+    return ReferenceOutputs(
         fingerprint=entry.checkpoint.fingerprint,
         vocab_size=entry.vocab_size,
         stop_ids=tuple(entry.stop_ids),

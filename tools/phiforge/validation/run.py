@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from phiforge.evidence import AnyEvidence
     from phiforge.runtime.trace import LastRows, Trace
     from phiforge.runtime.variant import Variant
-    from phiforge.validation.said import Said
+    from phiforge.validation.reference_outputs import ReferenceOutputs
 
     Progress = Callable[[str, int, int], None]
 
@@ -55,7 +55,7 @@ class Validation:
 
 def validate_variant(
     variant: Path,
-    said: Said,
+    outputs: ReferenceOutputs,
     way: Way,
     *,
     variant_sha256: str,
@@ -68,7 +68,7 @@ def validate_variant(
 
     Args:
         variant: A complete variant folder.
-        said: What the original says; for no more context than the variant has.
+        outputs: What the original says; for no more context than the variant has.
         way: How the variant is run.
         variant_sha256: What the evidence is about.
         work: Folder for what is made on the way, such as a twin.
@@ -80,30 +80,30 @@ def validate_variant(
         VariantUnusableError: The variant is incomplete, does not load or does not answer, or has another vocabulary.
     """
     check_one_graph(variant)
-    said = _within_reach(said, way)
+    outputs = _within_reach(outputs, way)
     # Asked before the variant is opened, so that its weights are not in memory twice.
     placement = way.placement(variant)
-    opened = _open(variant, said, way, threads)
-    stamp = _stamp(opened, said, way, variant_sha256)
-    spoken = _speak(opened, said, way, progress) if answers is None else None
-    checks = token_probes(opened, said)
-    shown = _show(opened, said)
+    opened = _open(variant, outputs, way, threads)
+    stamp = _stamp(opened, outputs, way, variant_sha256)
+    spoken = _speak(opened, outputs, way, progress) if answers is None else None
+    checks = token_probes(opened, outputs)
+    shown = _show(opened, outputs)
     del opened  # its memory, before the twin takes its own
     with scored_folder(variant, work) as folder:
         scored = way.open(folder, threads)
         if answers is None:
             assert spoken is not None
-            answers = _judge(said, spoken, scored, way, stamp, progress, twin=folder != variant)
+            answers = _judge(outputs, spoken, scored, way, stamp, progress, twin=folder != variant)
         checks = (*checks, *answers.stopping)
         if folder != variant:
             stamp = replace(stamp, notes=(*stamp.notes, TWIN_NOTE))
             checks = (*checks, _head_probe(scored, shown, way.head_rounding or _rounding(variant)))
-        drift = _drift(scored, said, way, stamp, progress)
-        checks = (*checks, *_switch_probes(scored, said, way, shown, drift.kl_nats.mean, progress), placement)
+        drift = _drift(scored, outputs, way, stamp, progress)
+        checks = (*checks, *_switch_probes(scored, outputs, way, shown, drift.kl_nats.mean, progress), placement)
         chunk = scored.chunk
         del scored
-        checks = (*checks, *way.further(folder, chunk, said.texts, work))
-    conditions = stamp.conditions(said.text_set + said.task_set, len(checks))
+        checks = (*checks, *way.further(folder, chunk, outputs.texts, work))
+    conditions = stamp.conditions(outputs.text_set + outputs.task_set, len(checks))
     checked = Probes(kind=way.kind, conditions=conditions, variant_sha256=variant_sha256, probes=checks)
     return Validation(
         drift=drift,
@@ -115,31 +115,45 @@ def validate_variant(
 
 
 def answer_questions(
-    variant: Path, said: Said, way: Way, *, variant_sha256: str, work: Path, threads: int | None, progress: Progress
+    variant: Path,
+    outputs: ReferenceOutputs,
+    way: Way,
+    *,
+    variant_sha256: str,
+    work: Path,
+    threads: int | None,
+    progress: Progress,
 ) -> Answers:
     """Answer the questions alone, which is most of a validation's time; arguments and errors as `validate_variant`."""
     check_one_graph(variant)
-    said = _within_reach(said, way)
-    opened = _open(variant, said, way, threads)
-    stamp = _stamp(opened, said, way, variant_sha256)
-    spoken = _speak(opened, said, way, progress)
+    outputs = _within_reach(outputs, way)
+    opened = _open(variant, outputs, way, threads)
+    stamp = _stamp(opened, outputs, way, variant_sha256)
+    spoken = _speak(opened, outputs, way, progress)
     del opened  # its memory, before the twin takes its own
-    if not said.choices:
-        return judge_answers(said, spoken, (), kind=way.kind, stamp=stamp)
+    if not outputs.choices:
+        return judge_answers(outputs, spoken, (), kind=way.kind, stamp=stamp)
     with scored_folder(variant, work) as folder:
         scored = way.open(folder, threads)
-        found = _judge(said, spoken, scored, way, stamp, progress, twin=folder != variant)
+        found = _judge(outputs, spoken, scored, way, stamp, progress, twin=folder != variant)
         del scored
     return found
 
 
 def _judge(
-    said: Said, spoken: AllSpoken, scored: Variant, way: Way, stamp: Stamp, progress: Progress, *, twin: bool
+    outputs: ReferenceOutputs,
+    spoken: AllSpoken,
+    scored: Variant,
+    way: Way,
+    stamp: Stamp,
+    progress: Progress,
+    *,
+    twin: bool,
 ) -> Answers:
     """Let what gives the logits of every position choose, and judge that with what the variant itself generated."""
-    chosen = choose_all(said, partial(way.logits, scored), progress)
+    chosen = choose_all(outputs, partial(way.logits, scored), progress)
     notes = (TWIN_NOTE,) if twin else ()
-    return judge_answers(said, spoken, chosen, kind=way.kind, stamp=stamp, choice_notes=notes)
+    return judge_answers(outputs, spoken, chosen, kind=way.kind, stamp=stamp, choice_notes=notes)
 
 
 def check_one_graph(variant: Path) -> None:
@@ -157,46 +171,46 @@ def check_one_graph(variant: Path) -> None:
         )
 
 
-def _within_reach(said: Said, way: Way) -> Said:
+def _within_reach(outputs: ReferenceOutputs, way: Way) -> ReferenceOutputs:
     """What the original said of sequences that are run this way; a stand-in that is slow is asked fewer of them."""
-    if way.kind is Kind.EMULATED and len(said.continued) + len(said.prompted) > 2 * PROMPTS:
-        said = fewer_prompts(replace(said, notes=(*said.notes, FEWER_NOTE)), PROMPTS)
-    if not way.below_switch or said.switch is None:
-        return said
-    return replace(within(said, said.switch), notes=(*said.notes, CHUNKED_NOTE))
+    if way.kind is Kind.EMULATED and len(outputs.continued) + len(outputs.prompted) > 2 * PROMPTS:
+        outputs = fewer_prompts(replace(outputs, notes=(*outputs.notes, FEWER_NOTE)), PROMPTS)
+    if not way.below_switch or outputs.switch is None:
+        return outputs
+    return replace(within(outputs, outputs.switch), notes=(*outputs.notes, CHUNKED_NOTE))
 
 
-def _open(variant: Path, said: Said, way: Way, threads: int | None) -> Variant:
+def _open(variant: Path, outputs: ReferenceOutputs, way: Way, threads: int | None) -> Variant:
     opened = way.open(variant, threads)
-    if opened.vocab_size != said.vocab_size:
+    if opened.vocab_size != outputs.vocab_size:
         raise errors.VariantUnusableError(
             f"The variant {variant} cannot be held against the original.",
-            why=f"It has {opened.vocab_size:,} tokens in its vocabulary, the original {said.vocab_size:,}.",
+            why=f"It has {opened.vocab_size:,} tokens in its vocabulary, the original {outputs.vocab_size:,}.",
             fix="Give the checkpoint that the variant was built from.",
         )
     return opened
 
 
-def _stamp(opened: Variant, said: Said, way: Way, variant_sha256: str) -> Stamp:
-    notes = (*way.notes, *said.notes)
-    return Stamp(opened.provider, opened.threads, variant_sha256, said.fingerprint, notes)
+def _stamp(opened: Variant, outputs: ReferenceOutputs, way: Way, variant_sha256: str) -> Stamp:
+    notes = (*way.notes, *outputs.notes)
+    return Stamp(opened.provider, opened.threads, variant_sha256, outputs.fingerprint, notes)
 
 
-def _drift(variant: Variant, said: Said, way: Way, stamp: Stamp, progress: Progress) -> Drift:
-    total = len(said.texts.texts)
+def _drift(variant: Variant, outputs: ReferenceOutputs, way: Way, stamp: Stamp, progress: Progress) -> Drift:
+    total = len(outputs.texts.texts)
     return drift_record(
-        said.texts,
+        outputs.texts,
         partial(way.logits, variant),
         kind=way.kind,
         stamp=stamp,
-        data=said.text_set,
-        switch=said.switch,
+        data=outputs.text_set,
+        switch=outputs.switch,
         on_text=lambda done: progress("drift", done, total),
     )
 
 
-def _speak(variant: Variant, said: Said, way: Way, progress: Progress) -> AllSpoken:
-    return ask_all(said, partial(generate_all, variant, way.batch), progress)
+def _speak(variant: Variant, outputs: ReferenceOutputs, way: Way, progress: Progress) -> AllSpoken:
+    return ask_all(outputs, partial(generate_all, variant, way.batch), progress)
 
 
 def generate_all(
@@ -223,11 +237,11 @@ def generate_all(
     return [made[index] for index in range(len(prompts))]
 
 
-def token_probes(variant: Variant, said: Said) -> tuple[Probe, ...]:
+def token_probes(variant: Variant, outputs: ReferenceOutputs) -> tuple[Probe, ...]:
     """Check tokenizer, chat template and stop ids of an opened variant."""
     from phiforge.runtime.generate import stops_at
 
-    texts, chats = said.tokenized, said.chats
+    texts, chats = outputs.tokenized, outputs.chats
     return (
         probes.probe_tokenizer(variant.encode, [item.text for item in texts], [item.ids for item in texts]),
         probes.probe_chat_template(
@@ -237,7 +251,7 @@ def token_probes(variant: Variant, said: Said) -> tuple[Probe, ...]:
             [(chat.text, chat.ids) for chat in chats],
         ),
         probes.probe_stop_ids(
-            variant.stop_ids, said.stop_ids, lambda token: stops_at(variant, token), variant.vocab_size
+            variant.stop_ids, outputs.stop_ids, lambda token: stops_at(variant, token), variant.vocab_size
         ),
     )
 
@@ -251,15 +265,15 @@ class _Shown:
     trace: Trace | None
 
 
-def _show(variant: Variant, said: Said) -> _Shown:
+def _show(variant: Variant, outputs: ReferenceOutputs) -> _Shown:
     """Let the shipped variant show what is held against its twin."""
     from phiforge.runtime.logits import last_rows, trace_greedy
 
-    prompts = tuple(head_prompts([text.tokens.tolist() for text in said.texts.texts], variant.context_length))
+    prompts = tuple(head_prompts([text.tokens.tolist() for text in outputs.texts.texts], variant.context_length))
     trace = None
-    if said.switch is not None and said.around_switch is not None:
-        before = said.switch - probes.DECODE_BEFORE
-        trace = trace_greedy(variant, said.around_switch.texts[-1].tokens[:before].tolist(), probes.DECODE_STEPS)
+    if outputs.switch is not None and outputs.around_switch is not None:
+        before = outputs.switch - probes.DECODE_BEFORE
+        trace = trace_greedy(variant, outputs.around_switch.texts[-1].tokens[:before].tolist(), probes.DECODE_STEPS)
     return _Shown(prompts=prompts, rows=tuple(last_rows(variant, prompt) for prompt in prompts), trace=trace)
 
 
@@ -276,20 +290,20 @@ def _head_probe(twin: Variant, shown: _Shown, rounding: float) -> Probe:
 
 
 def _switch_probes(
-    variant: Variant, said: Said, way: Way, shown: _Shown, typical_kl_nats: float, progress: Progress
+    variant: Variant, outputs: ReferenceOutputs, way: Way, shown: _Shown, typical_kl_nats: float, progress: Progress
 ) -> tuple[Probe, ...]:
-    if said.switch is None or said.around_switch is None or shown.trace is None:
+    if outputs.switch is None or outputs.around_switch is None or shown.trace is None:
         if way.below_switch:
             return probes.no_switch("not run: prompts are computed in chunks, which the switch would part")
-        return probes.no_switch("no longrope" if said.switch is None else "the context ends at the longrope switch")
+        return probes.no_switch("no longrope" if outputs.switch is None else "the context ends at the longrope switch")
     progress("longrope switch", 0, 2)
     logits_of = partial(way.logits, variant)
-    prefill = probes.probe_switch_prefill(said.around_switch.texts, logits_of, typical_kl_nats)
+    prefill = probes.probe_switch_prefill(outputs.around_switch.texts, logits_of, typical_kl_nats)
     progress("longrope switch", 1, 2)
     decode = probes.probe_switch_decode(
         shown.trace,
         logits_of,
-        switch=said.switch,
+        switch=outputs.switch,
         stop_ids=variant.stop_ids,
         typical_kl_nats=typical_kl_nats,
     )

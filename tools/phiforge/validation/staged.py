@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from phiforge.validation.agreement import Comparison
     from phiforge.validation.answers import Answers
     from phiforge.validation.drift import DriftNumbers, Reference, ReferenceText
-    from phiforge.validation.said import Said
+    from phiforge.validation.reference_outputs import ReferenceOutputs
 
     Progress = Callable[[str, int, int], None]
     Floats = NDArray[np.float32]
@@ -89,7 +89,7 @@ class _Run:
     """What all parts of one validation share; `stamp` is of what runs on the CPU."""
 
     subject: StagedSubject
-    said: Said
+    outputs: ReferenceOutputs
     stamp: Stamp
     cache: Path
     threads: int
@@ -126,22 +126,22 @@ def validate_staged(
     twin = subject.build / TWIN_FOLDER
     placement = probe_placement(lambda: check_placement(twin, "qnn").total)
     assert subject.options.context_tokens is not None
-    said = ask_checkpoint(
+    outputs = ask_checkpoint(
         checkpoint, texts, tasks, context=subject.options.context_tokens, cache=cache, threads=threads,
         progress=progress, asking=asking,
     )  # fmt: skip
-    stamp = Stamp("cpu", threads, subject.sha256, said.fingerprint, (SURROGATE_NOTE,))
-    run = _Run(subject=subject, said=said, stamp=stamp, cache=cache, threads=threads, progress=progress)
+    stamp = Stamp("cpu", threads, subject.sha256, outputs.fingerprint, (SURROGATE_NOTE,))
+    run = _Run(subject=subject, outputs=outputs, stamp=stamp, cache=cache, threads=threads, progress=progress)
     runtime = open_variant(twin, threads=threads)
     cpu = open_stages(subject.build / QDQ_FOLDER, threads=threads)
-    surrogate = _drift(run, partial(staged_logits, cpu), said.texts, Kind.SURROGATE)
+    surrogate = _drift(run, partial(staged_logits, cpu), outputs.texts, Kind.SURROGATE)
     answers = _answers(run, cpu, runtime)
     emulator = open_stages(twin, threads=threads)
     emulated, agreements, steps = _emulate(run, cpu, emulator)
     others = [_compare(run, cpu, *item) for item in subject.others.items()]
     steps = (*_kind_steps(run, cpu), *steps)
-    checks = (*token_probes(runtime, said), *answers.stopping, placement,
-              *probe_end_to_end(runtime, emulator, token_line(said.texts), progress))  # fmt: skip
+    checks = (*token_probes(runtime, outputs), *answers.stopping, placement,
+              *probe_end_to_end(runtime, emulator, token_line(outputs.texts), progress))  # fmt: skip
     found = (surrogate, answers.tasks, answers.free_running, answers.refusals, emulated, _probes(run, checks),
              *agreements, *others, _breakdown(run, steps))  # fmt: skip
     return [item for item in found if item is not None]
@@ -154,8 +154,8 @@ def _drift(run: _Run, logits_of: LogitsOf, reference: Reference, kind: Kind) -> 
         logits_of,
         kind=kind,
         stamp=run.stamp if kind is Kind.SURROGATE else run.emulated,
-        data=run.said.text_set,
-        switch=run.said.switch,
+        data=run.outputs.text_set,
+        switch=run.outputs.switch,
         on_text=lambda done: run.progress(name, done, total),
     )
 
@@ -164,7 +164,7 @@ def _answers(run: _Run, decoder: StagedDecoder, runtime: Variant) -> Answers:
     """Answer on the CPU, but not all: these graphs answer one prompt at a time."""
     from phiforge.runtime.stages import staged_generate, staged_logits
 
-    said = fewer_prompts(fewer_questions(run.said, QUESTIONS), PROMPTS)
+    outputs = fewer_prompts(fewer_questions(run.outputs, QUESTIONS), PROMPTS)
 
     def speak(prompts: Sequence[list[int]], limits: Sequence[int], on_done: Callable[[int], None]) -> list[Spoken]:
         made = []
@@ -174,13 +174,13 @@ def _answers(run: _Run, decoder: StagedDecoder, runtime: Variant) -> Answers:
             on_done(len(made))
         return made
 
-    asked = (len(part.questions) + len(part.choices) for part in (said, run.said))
-    prompts = (len(part.continued) + len(part.prompted) for part in (said, run.said))
+    asked = (len(part.questions) + len(part.choices) for part in (outputs, run.outputs))
+    prompts = (len(part.continued) + len(part.prompted) for part in (outputs, run.outputs))
     note = "{} of {} questions, {} of {} prompts".format(*asked, *prompts)
     stamp = replace(run.stamp, notes=(*run.stamp.notes, note))
-    spoken = ask_all(said, speak, run.progress)
-    chosen = choose_all(said, partial(staged_logits, decoder), run.progress)
-    return judge_answers(said, spoken, chosen, kind=Kind.SURROGATE, stamp=stamp)
+    spoken = ask_all(outputs, speak, run.progress)
+    chosen = choose_all(outputs, partial(staged_logits, decoder), run.progress)
+    return judge_answers(outputs, spoken, chosen, kind=Kind.SURROGATE, stamp=stamp)
 
 
 def _emulate(
@@ -189,7 +189,7 @@ def _emulate(
     """Hold the emulator against the reference and against the CPU, in windows and token by token."""
     from phiforge.runtime.stages import staged_logits
 
-    some = cut_reference(run.said.texts, EMULATED_POSITIONS)
+    some = cut_reference(run.outputs.texts, EMULATED_POSITIONS)
     pairs: list[tuple[Floats, Floats]] = []
 
     def both(ids: Sequence[int]) -> Floats:
@@ -198,7 +198,7 @@ def _emulate(
 
     prefill = _drift(run, both, some, Kind.EMULATED)
     length = DECODE_AFTER + DECODED_POSITIONS
-    long = [cut_text(text, length) for text in run.said.texts.texts if len(text.tokens) >= length][:DECODED_TEXTS]
+    long = [cut_text(text, length) for text in run.outputs.texts.texts if len(text.tokens) >= length][:DECODED_TEXTS]
     rows = []
     for done, text in enumerate(long, start=1):
         ids = text.tokens.tolist()
@@ -216,7 +216,7 @@ def _emulate(
 def _agreement(run: _Run, comparison: Comparison, pairs: Sequence[tuple[Floats, Floats]]) -> Agreement:
     return agreement(
         of_pairs(pairs), comparison, kind=Kind.EMULATED,
-        conditions=run.emulated.conditions(run.said.text_set, len(pairs)), variant_sha256=run.subject.sha256,
+        conditions=run.emulated.conditions(run.outputs.text_set, len(pairs)), variant_sha256=run.subject.sha256,
         against="the same graphs on the CPU",
     )  # fmt: skip
 
@@ -228,7 +228,7 @@ def _compare(run: _Run, cpu: StagedDecoder, name: str, other: tuple[Path, str]) 
     from phiforge.runtime.variant import open_variant
     from phiforge.validation.twin import scored_folder
 
-    some = cut_reference(run.said.texts, COMPARED_POSITIONS)
+    some = cut_reference(run.outputs.texts, COMPARED_POSITIONS)
     with scored_folder(other[0], run.cache) as folder:
         opened = open_variant(folder, threads=run.threads)
         totals = compare(
@@ -238,7 +238,7 @@ def _compare(run: _Run, cpu: StagedDecoder, name: str, other: tuple[Path, str]) 
         del opened
     return agreement(
         totals, "other-variant", kind=Kind.SURROGATE,
-        conditions=run.stamp.conditions(run.said.text_set, len(some.texts)), variant_sha256=run.subject.sha256,
+        conditions=run.stamp.conditions(run.outputs.text_set, len(some.texts)), variant_sha256=run.subject.sha256,
         against=name, against_sha256=other[1],
     )  # fmt: skip
 
@@ -247,13 +247,13 @@ def _kind_steps(run: _Run, cpu: StagedDecoder) -> tuple[DriftStep, DriftStep]:
     """Drift with every activation left in float32, and of the graphs as they are, over the same texts."""
     from phiforge.runtime.stages import staged_logits
 
-    some = cut_reference(run.said.texts, BREAKDOWN_POSITIONS)
+    some = cut_reference(run.outputs.texts, BREAKDOWN_POSITIONS)
     off = SwitchedOff(activations=frozenset(expected_names(layer_count(run.subject.build))))
     weights = score_changed(
-        run.subject, some, off, switch=run.said.switch, cache=run.cache, threads=run.threads,
+        run.subject, some, off, switch=run.outputs.switch, cache=run.cache, threads=run.threads,
         on_text=lambda done: run.progress("drift, weights only", done, len(some.texts)),
     )  # fmt: skip
-    both = score(some, partial(staged_logits, cpu), switch=run.said.switch)
+    both = score(some, partial(staged_logits, cpu), switch=run.outputs.switch)
     return _step("weights", Kind.SURROGATE, weights), _step("weights and activations", Kind.SURROGATE, both)
 
 
@@ -308,7 +308,7 @@ def _step(name: str, kind: Kind, numbers: Drift | DriftNumbers) -> DriftStep:
 def _breakdown(run: _Run, steps: Sequence[DriftStep]) -> Breakdown:
     return Breakdown(
         kind=Kind.SURROGATE,
-        conditions=run.stamp.conditions(run.said.text_set, len(run.said.texts.texts)),
+        conditions=run.stamp.conditions(run.outputs.text_set, len(run.outputs.texts.texts)),
         variant_sha256=run.subject.sha256,
         reference_sha256=run.stamp.reference_sha256,
         steps=tuple(steps),
@@ -318,7 +318,7 @@ def _breakdown(run: _Run, steps: Sequence[DriftStep]) -> Breakdown:
 def _probes(run: _Run, checks: tuple[Probe, ...]) -> Probes:
     return Probes(
         kind=Kind.EMULATED,
-        conditions=run.emulated.conditions(run.said.text_set + run.said.task_set, len(checks)),
+        conditions=run.emulated.conditions(run.outputs.text_set + run.outputs.task_set, len(checks)),
         variant_sha256=run.subject.sha256,
         probes=checks,
     )

@@ -16,7 +16,12 @@ from phiforge.validation.suites import FORMATS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from phiforge.validation.said import Asked, Continued, Prompted, Said
+    from phiforge.validation.reference_outputs import (
+        ReferenceAnswer,
+        ReferenceContinuation,
+        ReferenceOutputs,
+        ReferenceRefusal,
+    )
 
 # Questions that are answered where answers take long, evenly spread over all.
 QUESTIONS = 200
@@ -26,7 +31,7 @@ PROMPTS = 8
 POSITIONS, TOP_K = 2048, 64
 
 
-def packaged_part(said: Said, ask: Callable[[Sequence[Sequence[int]]], Reference]) -> Said:
+def packaged_part(outputs: ReferenceOutputs, ask: Callable[[Sequence[Sequence[int]]], Reference]) -> ReferenceOutputs:
     """Return the part of what the original said that a package carries, the same whatever variants are in it.
 
     Texts are taken in their order, whole, until 2,048 positions are reached, and the last one is cut there; questions
@@ -34,22 +39,22 @@ def packaged_part(said: Said, ask: Callable[[Sequence[Sequence[int]]], Reference
     switch the scored rows remain.
 
     Args:
-        said: All it said.
-        ask: Gives the distributions over other texts, for where no text of `said` can be taken as it is.
+        outputs: All it said.
+        ask: Gives the distributions over other texts, for where no text of `outputs` can be taken as it is.
     """
-    chosen = first_texts(said.texts, POSITIONS, said.switch)
-    texts = Reference(said.texts.top_k, tuple(text for _, text in chosen))
-    said = without_code(said)
-    if not chosen and said.texts.texts:
-        texts = ask([said.texts.texts[0].tokens[:POSITIONS].tolist()])
+    chosen = first_texts(outputs.texts, POSITIONS, outputs.switch)
+    texts = Reference(outputs.texts.top_k, tuple(text for _, text in chosen))
+    outputs = without_code(outputs)
+    if not chosen and outputs.texts.texts:
+        texts = ask([outputs.texts.texts[0].tokens[:POSITIONS].tolist()])
     whole = {
-        index for index, text in chosen if len(text.tokens) == len(said.tokenized[len(TEXTS) + index].ids)
+        index for index, text in chosen if len(text.tokens) == len(outputs.tokenized[len(TEXTS) + index].ids)
     }  # a cut text is not told in full
-    own, held_out = said.tokenized[: len(TEXTS)], said.tokenized[len(TEXTS) :]
-    some = fewer_questions(said, QUESTIONS)
-    around = said.around_switch
-    asked, whole_count = (len(part.questions) + len(part.choices) for part in (some, said))
-    kept, told = f"{len(texts.texts)} of {len(said.texts.texts)}", f"{asked} of {whole_count}"
+    own, held_out = outputs.tokenized[: len(TEXTS)], outputs.tokenized[len(TEXTS) :]
+    some = fewer_questions(outputs, QUESTIONS)
+    around = outputs.around_switch
+    asked, whole_count = (len(part.questions) + len(part.choices) for part in (some, outputs))
+    kept, told = f"{len(texts.texts)} of {len(outputs.texts.texts)}", f"{asked} of {whole_count}"
     return replace(
         some,
         tokenized=(*own, *(item for index, item in enumerate(held_out) if index in whole)),
@@ -59,35 +64,35 @@ def packaged_part(said: Said, ask: Callable[[Sequence[Sequence[int]]], Reference
     )
 
 
-def fewer_questions(said: Said, most: int) -> Said:
+def fewer_questions(outputs: ReferenceOutputs, most: int) -> ReferenceOutputs:
     """Return the same with at most so many questions and so many choices, evenly spread, and their suites alone."""
-    questions = tuple(said.questions[index] for index in spread(len(said.questions), most))
-    choices = tuple(said.choices[index] for index in spread(len(said.choices), most))
+    questions = tuple(outputs.questions[index] for index in spread(len(outputs.questions), most))
+    choices = tuple(outputs.choices[index] for index in spread(len(outputs.choices), most))
     asked = {asked.task for asked in questions} | {item.task for item in choices}
-    suites = tuple(suite for suite in said.suites if suite.name in asked)
-    return replace(said, suites=suites, questions=questions, choices=choices)
+    suites = tuple(suite for suite in outputs.suites if suite.name in asked)
+    return replace(outputs, suites=suites, questions=questions, choices=choices)
 
 
-def fewer_prompts(said: Said, most: int) -> Said:
+def fewer_prompts(outputs: ReferenceOutputs, most: int) -> ReferenceOutputs:
     """Return the same with at most so many prompts of free running and so many that may be refused, evenly spread."""
     return replace(
-        said,
-        continued=tuple(said.continued[index] for index in spread(len(said.continued), most)),
-        prompted=tuple(said.prompted[index] for index in spread(len(said.prompted), most)),
+        outputs,
+        continued=tuple(outputs.continued[index] for index in spread(len(outputs.continued), most)),
+        prompted=tuple(outputs.prompted[index] for index in spread(len(outputs.prompted), most)),
     )
 
 
-def without_code(said: Said) -> Said:
+def without_code(outputs: ReferenceOutputs) -> ReferenceOutputs:
     """Return the same without suites whose judging runs what a model wrote: whoever opens a package runs nothing."""
-    code = {suite.name for suite in said.suites if FORMATS[suite.format].runs_code}
+    code = {suite.name for suite in outputs.suites if FORMATS[suite.format].runs_code}
     return replace(
-        said,
-        suites=tuple(suite for suite in said.suites if suite.name not in code),
-        questions=tuple(asked for asked in said.questions if asked.task not in code),
+        outputs,
+        suites=tuple(suite for suite in outputs.suites if suite.name not in code),
+        questions=tuple(asked for asked in outputs.questions if asked.task not in code),
     )
 
 
-def within(said: Said, context: int) -> Said:
+def within(outputs: ReferenceOutputs, context: int) -> ReferenceOutputs:
     """Return what a variant of so much context can be held against.
 
     Left out are texts whose cut would be on the other side of the longrope switch, where the original says something
@@ -95,35 +100,37 @@ def within(said: Said, context: int) -> Said:
     """
     texts = [
         text if len(text.tokens) <= context else cut_text(text, context)
-        for text in said.texts.texts
-        if not crosses(len(text.tokens), context, said.switch)
+        for text in outputs.texts.texts
+        if not crosses(len(text.tokens), context, outputs.switch)
     ]
-    reaches = said.switch is not None and said.switch + DECODE_STEPS <= context
-    questions = (_question_within(asked, said.switch, context) for asked in said.questions)
+    reaches = outputs.switch is not None and outputs.switch + DECODE_STEPS <= context
+    questions = (_question_within(asked, outputs.switch, context) for asked in outputs.questions)
     return replace(
-        said,
-        texts=Reference(said.texts.top_k, tuple(texts)),
-        around_switch=said.around_switch if reaches else None,
+        outputs,
+        texts=Reference(outputs.texts.top_k, tuple(texts)),
+        around_switch=outputs.around_switch if reaches else None,
         questions=tuple(asked for asked in questions if asked is not None),
-        choices=tuple(item for item in said.choices if len(item.prompt) + max(map(len, item.continuations)) <= context),
-        continued=tuple(
-            _continued_within(item, said.switch, context) for item in said.continued if len(item.prompt) < context
+        choices=tuple(
+            item for item in outputs.choices if len(item.prompt) + max(map(len, item.continuations)) <= context
         ),
-        prompted=tuple(item for item in said.prompted if _fits_whole(item, said.switch, context)),
+        continued=tuple(
+            _continued_within(item, outputs.switch, context) for item in outputs.continued if len(item.prompt) < context
+        ),
+        prompted=tuple(item for item in outputs.prompted if _fits_whole(item, outputs.switch, context)),
     )
 
 
-def _continued_within(item: Continued, switch: int | None, context: int) -> Continued:
+def _continued_within(item: ReferenceContinuation, switch: int | None, context: int) -> ReferenceContinuation:
     """A greedy continuation under a lower limit is the beginning of the same one."""
     limit = min(item.limit, answer_limit(len(item.prompt), switch, context))
     return replace(item, limit=limit, continuation=item.continuation.cut(limit))
 
 
-def _fits_whole(item: Prompted, switch: int | None, context: int) -> bool:
+def _fits_whole(item: ReferenceRefusal, switch: int | None, context: int) -> bool:
     return len(item.prompt) < context and item.limit <= answer_limit(len(item.prompt), switch, context)
 
 
-def _question_within(asked: Asked, switch: int | None, context: int) -> Asked | None:
+def _question_within(asked: ReferenceAnswer, switch: int | None, context: int) -> ReferenceAnswer | None:
     if len(asked.prompt) >= context:
         return None
     limit = min(asked.limit, answer_limit(len(asked.prompt), switch, context))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from phiforge.validation.said import SuiteFacts
+    from phiforge.validation.reference_outputs import SuiteFacts
 
 OPEN_THINKING, CLOSE_THINKING = "<think>", "</think>"
 _SPECIAL = re.compile(r"<\|[^<>|]+\|>")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from phiforge.gate import Verdict
     from phiforge.target import Profile
     from phiforge.validation.answers import Answers
-    from phiforge.validation.said import Said
+    from phiforge.validation.reference_outputs import ReferenceOutputs
     from phiforge.validation.way import Way
     from phiforge.verbs.explain import Choice, Explanation
     from phiforge.verbs.subject import Subject
@@ -252,16 +252,16 @@ def _measured(parts: _Parts) -> EvidenceFile:
     from phiforge.validation.latency import refuse_emulated
 
     job = parts.job
-    said = packaged_reference(job.package, [job.subject])
-    said = within(said, context_of(job.subject))
+    outputs = packaged_reference(job.package, [job.subject])
+    outputs = within(outputs, context_of(job.subject))
     # A stand-in for the device has no time to tell of.
     timed = job.way.kind is Kind.MEASURED
     if timed:
         refuse_emulated(job.explanation.machine)
     placed = json.loads(parts.part("placement", lambda: _placement(job))["placement.json"])
     latency = parts.part("latency", lambda: _latency(parts)) if timed else {}
-    answers = parts.part("answers", lambda: _answers(parts, said))
-    rest = parts.part("drift and probes", lambda: _drift(parts, said, answers))
+    answers = parts.part("answers", lambda: _answers(parts, outputs))
+    rest = parts.part("drift and probes", lambda: _drift(parts, outputs, answers))
     machine = MachineFacts.model_validate(placed["machine"])
     note = f"device kit, machine {machine.id}: {machine.adapter}"
     texts = {**answers, **rest, **latency}
@@ -311,14 +311,14 @@ def _latency(parts: _Parts) -> dict[str, str]:
     return {"latency.json": dump_evidence(found)}
 
 
-def _answers(parts: _Parts, said: Said) -> dict[str, str]:
+def _answers(parts: _Parts, outputs: ReferenceOutputs) -> dict[str, str]:
     """Answer the questions: in a part of its own, because it takes longest."""
     from phiforge.validation.run import answer_questions
 
     job = parts.job
     answers = answer_questions(
         job.subject.folder,
-        said,
+        outputs,
         job.way,
         variant_sha256=job.subject.sha256,
         work=parts.store.root / WORK_FOLDER,
@@ -331,13 +331,13 @@ def _answers(parts: _Parts, said: Said) -> dict[str, str]:
     return {STOPPING_FILE: stopping, **{name: dump_evidence(record) for name, record in told if record is not None}}
 
 
-def _drift(parts: _Parts, said: Said, answers: dict[str, str]) -> dict[str, str]:
+def _drift(parts: _Parts, outputs: ReferenceOutputs, answers: dict[str, str]) -> dict[str, str]:
     from phiforge.validation.run import validate_variant
 
     job = parts.job
     found = validate_variant(
         job.subject.folder,
-        said,
+        outputs,
         job.way,
         variant_sha256=job.subject.sha256,
         work=parts.store.root / WORK_FOLDER,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from phiforge.store import Store
     from phiforge.validation.asking import Progress
-    from phiforge.validation.said import Said
+    from phiforge.validation.reference_outputs import ReferenceOutputs
     from phiforge.variant import CheckpointFacts
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import Stages
@@ -61,7 +61,7 @@ def make_reference(
         asking: How much was asked at the validation; code is left out, since no package asks to run any.
     """
     threads = threads or default_threads()
-    said = ask_checkpoint(
+    outputs = ask_checkpoint(
         checkpoint,
         texts or default_texts(),
         tasks or default_tasks(checkpoint),
@@ -71,8 +71,8 @@ def make_reference(
         progress=progress,
         asking=asking,
     )
-    source = Source(checkpoint, said.fingerprint, cache, threads)
-    part = packaged_part(said, lambda ids: compute_reference(source, ids))
+    source = Source(checkpoint, outputs.fingerprint, cache, threads)
+    part = packaged_part(outputs, lambda ids: compute_reference(source, ids))
     source.close()
     return write_reference(part, about)
 
@@ -107,17 +107,17 @@ def built_reference(
     return files
 
 
-def packaged_reference(package: Path, subjects: Sequence[Subject]) -> Said:
+def packaged_reference(package: Path, subjects: Sequence[Subject]) -> ReferenceOutputs:
     """Return what the original said, from a package, for its variants.
 
     Raises:
         PackageInvalidError: The package carries no reference, a broken one, or one of another checkpoint.
     """
-    said = read_reference(package / REFERENCE_FOLDER)
+    outputs = read_reference(package / REFERENCE_FOLDER)
     for subject in subjects:
         if subject.record is not None:
-            _check_original(said, subject.record.checkpoint, package / REFERENCE_FOLDER)
-    return said
+            _check_original(outputs, subject.record.checkpoint, package / REFERENCE_FOLDER)
+    return outputs
 
 
 def reference_files(folder: Path, about: CheckpointFacts) -> dict[str, bytes]:
@@ -147,10 +147,10 @@ def context_of(subject: Subject) -> int:
         ) from error
 
 
-def _check_original(said: Said, about: CheckpointFacts, folder: Path) -> None:
-    if said.fingerprint != about.fingerprint:
+def _check_original(outputs: ReferenceOutputs, about: CheckpointFacts, folder: Path) -> None:
+    if outputs.fingerprint != about.fingerprint:
         raise errors.PackageInvalidError(
             f"The reference in {folder} is of another checkpoint than the variant.",
-            why=f"It is of {said.fingerprint[:12]}, the variant of {about.name} ({about.fingerprint[:12]}).",
+            why=f"It is of {outputs.fingerprint[:12]}, the variant of {about.name} ({about.fingerprint[:12]}).",
             fix="Validate the variant with its own checkpoint, and package it with the evidence of that.",
         )

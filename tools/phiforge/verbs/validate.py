@@ -30,7 +30,7 @@ from phiforge.verbs.watch import Stages, Unwatched
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from phiforge.validation.said import Said
+    from phiforge.validation.reference_outputs import ReferenceOutputs
     from phiforge.validation.staged import StagedSubject
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import Watcher
@@ -151,10 +151,10 @@ def _by_package(
     package: Path, subjects: Sequence[Subject], output: Path, threads: int | None, watcher: Watcher, chunk: int | None
 ) -> dict[str, Path]:
     """Validate what runs on this machine by the reference that the package carries."""
-    said = packaged_reference(package, subjects)
+    outputs = packaged_reference(package, subjects)
     here = running_here(package, [subject.name for subject in subjects])
     return {
-        subject.name: _write(output / subject.name, validate_by(said, subject, output, threads, watcher, chunk))
+        subject.name: _write(output / subject.name, validate_by(outputs, subject, output, threads, watcher, chunk))
         for subject in subjects
         if subject.name in here
     }
@@ -168,7 +168,12 @@ def _write(folder: Path, files: Mapping[str, str] | Mapping[str, bytes]) -> Path
 
 
 def validate_by(
-    said: Said, subject: Subject, work: Path, threads: int | None, watcher: Watcher, chunk: int | None = None
+    outputs: ReferenceOutputs,
+    subject: Subject,
+    work: Path,
+    threads: int | None,
+    watcher: Watcher,
+    chunk: int | None = None,
 ) -> dict[str, str]:
     """Validate one variant against what the original said, and return its evidence as JSON text, by file name."""
     # Imported here: the runtime takes seconds to load.
@@ -179,7 +184,7 @@ def validate_by(
 
     result = validate_variant(
         subject.folder,
-        within(said, context_of(subject)),
+        within(outputs, context_of(subject)),
         way_here(provider_of(read_config(subject.folder)), chunk),
         variant_sha256=subject.sha256,
         work=work,
@@ -224,15 +229,15 @@ def run_validation(
     if subject.build is not None:
         return _validate_staged(subject, checkpoint, texts, tasks, cache, threads, watcher, others, asking)
     check_loads_here(subject)
-    said = ask_checkpoint(
+    outputs = ask_checkpoint(
         checkpoint, texts or default_texts(), tasks, context=context_of(subject), cache=cache,
         threads=threads or default_threads(), progress=watcher.advanced, asking=asking,
     )  # fmt: skip
     provider = provider_of(read_config(subject.folder))
     if provider not in GPU_TABLES:
-        return validate_by(said, subject, cache, threads, watcher)
+        return validate_by(outputs, subject, cache, threads, watcher)
     found = validate_on_gpu(
-        within(said, context_of(subject)), subject, provider, work=cache, threads=threads, watcher=watcher,
+        within(outputs, context_of(subject)), subject, provider, work=cache, threads=threads, watcher=watcher,
         others=others, chunk=chunk, project=project,
     )  # fmt: skip
     return evidence_files(found)

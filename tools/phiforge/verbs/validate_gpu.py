@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from phiforge.evidence import AnyEvidence
-    from phiforge.validation.said import Said
+    from phiforge.validation.reference_outputs import ReferenceOutputs
     from phiforge.verbs.subject import Subject
     from phiforge.verbs.watch import Watcher
 
@@ -29,7 +29,7 @@ GPU_TABLES = {name: provider.table for name, provider in PROVIDERS.items() if pr
 
 
 def validate_on_gpu(
-    said: Said,
+    outputs: ReferenceOutputs,
     subject: Subject,
     provider: str,
     *,
@@ -43,7 +43,7 @@ def validate_on_gpu(
     """Return the evidence of a variant for a GPU; arguments and errors as `validation.gpu.validate_gpu`.
 
     Args:
-        said: What the original says.
+        outputs: What the original says.
         subject: The variant.
         provider: A key of GPU_TABLES.
         work: Folder for what is made on the way.
@@ -67,7 +67,7 @@ def validate_on_gpu(
         conformance=lambda folder: probe_conformance(folder, provider, root),
     )
     return validate_gpu(
-        about, said, work=work, threads=threads or default_threads(), progress=watcher.advanced, chunk=chunk
+        about, outputs, work=work, threads=threads or default_threads(), progress=watcher.advanced, chunk=chunk
     )
 
 

@@ -51,7 +51,7 @@ class SuiteFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ReferenceAnswer:
     """A question, and how the original answered it.
 
     Attributes:
@@ -74,7 +74,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class ReferenceChoice:
     """A prompt with continuations to choose from by log-likelihood, and what the original chose.
 
     Attributes:
@@ -93,7 +93,7 @@ class Compared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Continued:
+class ReferenceContinuation:
     """A prompt, and the original's greedy continuation of at most `limit` tokens."""
 
     prompt: list[int]
@@ -102,7 +102,7 @@ class Continued:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompted:
+class ReferenceRefusal:
     """A prompt of a category, and whether the original's answer of at most `limit` tokens refuses."""
 
     category: str
@@ -112,7 +112,7 @@ class Prompted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class ReferenceOutputs:
     """All that a variant is held against: what the original says, whoever tells it.
 
     Attributes:
@@ -147,10 +147,10 @@ class Said:
     texts: Reference
     around_switch: Reference | None
     suites: tuple[SuiteFacts, ...] = ()
-    questions: tuple[Asked, ...] = ()
-    choices: tuple[Compared, ...] = ()
-    continued: tuple[Continued, ...] = ()
-    prompted: tuple[Prompted, ...] = ()
+    questions: tuple[ReferenceAnswer, ...] = ()
+    choices: tuple[ReferenceChoice, ...] = ()
+    continued: tuple[ReferenceContinuation, ...] = ()
+    prompted: tuple[ReferenceRefusal, ...] = ()
     notes: tuple[str, ...] = ()
 
     def suite(self, name: str) -> SuiteFacts:

@@ -8,7 +8,16 @@ from phiforge.evidence import TaskSource
 from phiforge.validation.drift import Reference, ReferenceText, log_softmax
 from phiforge.validation.free_running import Continuation
 from phiforge.validation.probes import SWITCH_OFFSETS, Ending
-from phiforge.validation.said import Asked, Chat, Compared, Continued, Prompted, Said, SuiteFacts, Tokenized
+from phiforge.validation.reference_outputs import (
+    Chat,
+    ReferenceAnswer,
+    ReferenceChoice,
+    ReferenceContinuation,
+    ReferenceOutputs,
+    ReferenceRefusal,
+    SuiteFacts,
+    Tokenized,
+)
 from phiforge.validation.samples import TEXTS
 from phiforge.validation.texts import DataFile, DataSet
 from phiforge.variant import CheckpointFacts
@@ -33,9 +42,9 @@ def reference_text(length: int, *, top_k: int = 100, seed: int = 0) -> Reference
     )
 
 
-def asked(number: int, *, prompt: int = 5, limit: int = 64, tokens: int = 3, stopped: bool = True) -> Asked:
+def asked(number: int, *, prompt: int = 5, limit: int = 64, tokens: int = 3, stopped: bool = True) -> ReferenceAnswer:
     """One question of two tasks in turn."""
-    return Asked(
+    return ReferenceAnswer(
         task=f"task-{number % 2}",
         prompt=list(range(number % 7, number % 7 + prompt)),
         limit=limit,
@@ -53,9 +62,9 @@ def suite(name: str, form: str = "exact-match") -> SuiteFacts:
     return SuiteFacts(name=name, format=form, metric=metric, source=source, notes=(f"{name}: as it is",))  # type: ignore[arg-type]
 
 
-def compared(number: int, *, prompt: int = 5) -> Compared:
+def compared(number: int, *, prompt: int = 5) -> ReferenceChoice:
     """One choice of three continuations."""
-    return Compared(
+    return ReferenceChoice(
         task="choices",
         prompt=list(range(prompt)),
         continuations=[[1], [2, number % 100], [3]],
@@ -64,18 +73,20 @@ def compared(number: int, *, prompt: int = 5) -> Compared:
     )
 
 
-def continued(number: int, *, prompt: int = 4, limit: int = 8, stopped: bool = True) -> Continued:
+def continued(number: int, *, prompt: int = 4, limit: int = 8, stopped: bool = True) -> ReferenceContinuation:
     """One continuation, which ends two tokens before its limit or at it."""
     made = tuple(range(number % 9, number % 9 + (limit - 2 if stopped else limit)))
-    return Continued(prompt=list(range(prompt)), limit=limit, continuation=Continuation(made, stopped))
+    return ReferenceContinuation(prompt=list(range(prompt)), limit=limit, continuation=Continuation(made, stopped))
 
 
-def prompted(number: int, *, limit: int = 64) -> Prompted:
+def prompted(number: int, *, limit: int = 64) -> ReferenceRefusal:
     """One prompt of two categories in turn."""
-    return Prompted(category=f"category-{number % 2}", prompt=[1, 2, number], limit=limit, refused=number % 2 == 0)
+    return ReferenceRefusal(
+        category=f"category-{number % 2}", prompt=[1, 2, number], limit=limit, refused=number % 2 == 0
+    )
 
 
-def said(*lengths: int, questions: int = 10, switch: int | None = None) -> Said:
+def outputs(*lengths: int, questions: int = 10, switch: int | None = None) -> ReferenceOutputs:
     """What an original said of texts of these lengths."""
     texts = tuple(reference_text(length, seed=seed) for seed, length in enumerate(lengths, start=1))
     own = tuple(Tokenized(text, [1, 2]) for text in TEXTS)
@@ -87,7 +98,7 @@ def said(*lengths: int, questions: int = 10, switch: int | None = None) -> Said:
         around = Reference(
             100, tuple(ReferenceText(**{**vars(row), "tokens": line.tokens[: len(row.tokens)]}) for row in rows)
         )
-    return Said(
+    return ReferenceOutputs(
         fingerprint=FINGERPRINT,
         vocab_size=VOCAB,
         stop_ids=(7, 9),
