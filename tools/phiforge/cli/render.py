@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from phiforge import gate
+from phiforge.quantities import number
 from phiforge.soc import SOC_MODELS
 
 if TYPE_CHECKING:
@@ -249,8 +250,8 @@ def show_verdict(name: str, verdict: Verdict, out: Console) -> None:
 def _device(device: DevicePlan) -> str:
     """What a plan predicts of a device, in one line."""
     speed = (
-        f"{device.decode_tokens_per_s:,.1f} tokens/s, first token of {device.prompt_tokens:,} after "
-        f"{device.ttft_ms:,.0f} ms, "
+        f"{number(device.decode_tokens_per_s, 3)} tokens/s, first token of "
+        f"{device.prompt_tokens:,} after {number(device.ttft_ms, 3)} ms, "
         if device.decode_tokens_per_s is not None and device.ttft_ms is not None
         else ""
     )

@@ -124,10 +124,7 @@ def build(
     stages = Stages(watcher)
     root = project or catalog.find_project()
     profiles, pipelines = resolve_names(root, targets, pipeline)
-    if target_bpw is not None:
-        pipelines = {name: _with_target(item, target_bpw) for name, item in pipelines.items()}
-    if context is not None:
-        pipelines = _with_context(pipelines, context)
+    pipelines = _with_wishes(pipelines, target_bpw, context)
     store = Store(output / STORE_FOLDER)
     with store.lock():
         store.clean()
@@ -144,7 +141,7 @@ def build(
         about = _check_calibration(pipelines, facts, fingerprint, options)
         plan = resolve(facts, fingerprint, profiles, complete_pipelines(pipelines, about, None, stages), toolchain())
         check_memory_of_devices(plan)
-        if any(store.find("variant", variant.key) is None for variant in plan.variants):
+        if _to_build(plan, store):
             check_resources(plan, output, lambda: _other_plans(root, targets, facts, fingerprint))
         if not dry_run:
             _check_compilers(plan, store)
@@ -158,9 +155,13 @@ def build(
         return _run(plan, facts, profiles, store, stages, options)
 
 
-def _with_target(pipeline: Pipeline, target_bpw: float) -> Pipeline:
-    """The pipeline with measured mixed precision in place of its own rule."""
-    return pipeline.with_quantize_options(mixed=MEASURED, target_bpw=target_bpw)
+def _with_wishes(pipelines: dict[str, Pipeline], target_bpw: float | None, context: int | None) -> dict[str, Pipeline]:
+    """The pipelines with measured mixed precision in place of their own rule, and with a context, where asked for."""
+    if target_bpw is not None:
+        pipelines = {
+            name: item.with_quantize_options(mixed=MEASURED, target_bpw=target_bpw) for name, item in pipelines.items()
+        }
+    return pipelines if context is None else _with_context(pipelines, context)
 
 
 def _with_context(pipelines: Mapping[str, Pipeline], context: int) -> dict[str, Pipeline]:
