@@ -25,6 +25,7 @@ import psutil
 from phiforge.evidence import Comparison, ComparisonRow, Conditions, Interval, Kind
 from phiforge.intervals import interval_of_median
 from phiforge.machine import default_threads, describe_machine, now, tool_versions
+from phiforge.stalls import ended_if_stalled
 from phiforge.validation.latency import VERSIONS, context_of, provider_of, refuse_emulated
 from phiforge.validation.worker import command, end, environment, failed, last_words, opened
 
@@ -330,10 +331,11 @@ def _ask(process: subprocess.Popen[str], variant: Path, said: Path, block: Block
 
 def _hear(process: subprocess.Popen[str], variant: Path, said: Path) -> dict[str, Any]:
     assert process.stdout is not None
-    line = process.stdout.readline()
+    with ended_if_stalled(process) as stall:
+        line = process.stdout.readline()
     if not line:
         process.wait()
-        raise failed(variant, last_words(said) or f"its process ended with {process.returncode}")
+        raise failed(variant, stall.why or last_words(said) or f"its process ended with {process.returncode}")
     found: dict[str, Any] = json.loads(line)
     return found
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phiforge.stalls import ended_if_stalled
 from phiforge.validation.worker import command, end, environment, failed, last_words
 
 if TYPE_CHECKING:
@@ -73,9 +74,12 @@ def busy_accelerator(variant: Path, opened: Mapping[str, Any], work: Mapping[str
             )  # fmt: skip
             try:
                 assert copy.stdin is not None and copy.stdout is not None
-                if not copy.stdout.readline():
+                with ended_if_stalled(copy) as stall:
+                    ready = copy.stdout.readline()
+                if not ready:
                     copy.wait(_READY_SECONDS_MAX)
-                    raise failed(variant, f"a second copy does not run beside the first: {last_words(said)}")
+                    why = stall.why or last_words(said)
+                    raise failed(variant, f"a second copy does not run beside the first: {why}")
                 copy.stdin.write(question.encode())
                 copy.stdin.flush()
                 time.sleep(0.2)  # it is in its first turns

@@ -17,6 +17,7 @@ import psutil
 
 from phiforge import errors
 from phiforge.evidence import MemorySample
+from phiforge.stalls import STALL_SECONDS, ended_if_stalled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +129,7 @@ def watch_worker(variant: Path, request: Mapping[str, Any], progress: Progress, 
         meter: Read all the time the process runs.
 
     Raises:
-        VariantUnusableError: The variant does not run.
+        VariantUnusableError: The variant does not run, or hangs.
     """
     with tempfile.TemporaryDirectory(prefix="phiforge-bench-") as name:
         folder = Path(name)
@@ -142,12 +143,20 @@ def watch_worker(variant: Path, request: Mapping[str, Any], progress: Progress, 
                 env=environment(),
             )
             try:
-                memory, energy = _watch(worker, progress, meter)
+                with ended_if_stalled(worker, STALL_SECONDS + _longest_pause(request)) as stall:
+                    memory, energy = _watch(worker, progress, meter)
             finally:
                 end(worker)
         if worker.returncode != 0 or not answered.is_file():
-            raise failed(variant, last_words(said) or f"the measuring process ended with {worker.returncode}")
+            ended = f"the measuring process ended with {worker.returncode}"
+            raise failed(variant, stall.why or last_words(said) or ended)
         return Watched(json.loads(answered.read_text(encoding="utf-8")), memory, energy)
+
+
+def _longest_pause(request: Mapping[str, Any]) -> float:
+    """Seconds for which a request may rightly do nothing."""
+    idle = request.get("idle")
+    return max(idle["idle_s"]) if idle else 0.0
 
 
 def command(module: str, *arguments: str) -> list[str]:
