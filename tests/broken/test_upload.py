@@ -21,12 +21,13 @@ LARGE = 4  # files of a made-up release that the Hub keeps in Git LFS
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty home of the Hub's files, a token, no proxy in the way, no pause between tries, Git LFS without Xet."""
+    """An empty home of the Hub's files, a token, no proxy in the way, not offline, no pause, Git LFS without Xet."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)

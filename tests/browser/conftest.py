@@ -27,7 +27,7 @@ def browser() -> Iterator[Browser]:
         pytest.fail("no Chromium is installed; on Debian: apt-get install chromium")
     with sync_playwright() as playwright:
         # Without a sandbox, as containers have no user namespaces; the pages are our own.
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=TIMEOUT_MS)
         yield opened
         opened.close()
 

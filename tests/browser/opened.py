@@ -36,6 +36,21 @@ class Opened:
         self.load(route)
         expect(self.page.locator(".page.open")).to_have_id(page or route)
 
+    def told(self, words: str) -> bool:
+        """Wait until the browser tells of a problem, and return whether it did; it tells of it some time later."""
+        for _ in range(300):
+            if any(words in problem for problem in self.problems):
+                return True
+            self.page.wait_for_timeout(200)
+        return False
+
+    def processor_seconds(self) -> float:
+        """Return what the page's process has used."""
+        session = self.page.context.new_cdp_session(self.page)
+        session.send("Performance.enable")
+        found = session.send("Performance.getMetrics")["metrics"]
+        return next(float(metric["value"]) for metric in found if metric["name"] == "ProcessTime")
+
     def drawn(self) -> None:
         """Wait until all charts of the page that is open are drawn."""
         self.page.wait_for_selector(".page.open .chart:not([data-drawn])", state="detached")

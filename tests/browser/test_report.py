@@ -279,9 +279,9 @@ def test_a_script_that_slips_in_does_not_run(opening: Open, path: Path, tmp_path
     file = tmp_path / "slipped.html"
     file.write_text(text.replace("</main>", f"{evil}</main>", 1), encoding="utf-8", newline="\n")
     with opening(file) as opened:
+        assert opened.told("Content Security Policy")
         opened.page.wait_for_timeout(200)
         assert opened.page.title() != "run"
-        assert any("Content Security Policy" in problem for problem in opened.problems)
         assert {url.split("#")[0] for url in opened.requests} == {file.as_uri()}
 
 
@@ -323,12 +323,15 @@ def test_a_printed_page_is_light_and_complete(opening: Open, path: Path) -> None
 
 
 def test_60_devices_with_full_evidence_open_quickly(opening: Open, tmp_path: Path) -> None:
-    """The target is two seconds on a quiet machine, which tests/bench/report.py measures; here other work runs too."""
+    """The target is two seconds on a quiet machine, which tests/bench/report.py measures; here other work runs too.
+
+    So what counts is the processor time of the page's process.
+    """
     fleet = made_up.fleet()
     assert len(fleet.entries) == 60
     file = tmp_path / "report.html"
     file.write_text(report_html(fleet), encoding="utf-8", newline="\n")
     assert file.stat().st_size < 5_000_000
     with opening(file) as opened:
-        assert opened.page.evaluate("performance.now()") < 8000
+        assert opened.processor_seconds() < 4
         assert opened.page.locator("#matrix tbody tr").count() == 60

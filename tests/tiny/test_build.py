@@ -11,6 +11,7 @@ import pytest
 
 import phiforge
 from broken.checkpoints import make_checkpoint
+from judged import unpassed
 from phiforge import errors
 from phiforge.gate import Outcome
 from phiforge.packaging.layout import variant_folders
@@ -21,9 +22,7 @@ from phiforge.verbs.package import read_package
 
 
 def test_the_embedded_model_passes_its_profile(nano_build: BuildResult) -> None:
-    verdict = nano_build.verdicts["cpu-x64"]
-    failed = [finding.reason for finding in verdict.findings if finding.outcome is not Outcome.PASS]
-    assert failed == []
+    assert [finding.reason for finding in unpassed(nano_build.verdicts["cpu-x64"])] == []
 
 
 def test_the_default_pipeline_keeps_the_answers(nano_build: BuildResult) -> None:

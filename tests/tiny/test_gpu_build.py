@@ -5,6 +5,7 @@ Nothing of a GPU runs here: what DirectML's variant computes is shown by the CPU
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -13,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
+import psutil
 import pytest
 
 import phiforge
 from held_out import write_part
+from judged import unpassed
 from phiforge import errors
 from phiforge.checkpoint.nano import CHECKPOINT_DIR
 from phiforge.evidence import (
@@ -51,26 +54,45 @@ TEXTS, QUESTIONS = 24, 8
 
 
 class Counting:
-    """Watches a build: which steps ran to their end, and which passes Olive had finished when a variant was made."""
+    """Watches a build: which steps ran to their end, and which passes Olive had finished when a variant was made.
+
+    `spent` is the processor time of each stage that was done, in seconds.
+    """
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self.finished: Counter[str] = Counter()
         self.passes: Counter[str] = Counter()
+        self.spent: dict[str, float] = {}
+        self._before = 0.0
 
     def resolved(self, plan: Plan) -> None:
         pass
 
     def began(self, stage: str) -> None:
-        pass
+        self._before = _processor_seconds()
 
     def advanced(self, step: str, done: int, total: int) -> None:
         self.finished[step] += done == total
 
     def ended(self, record: StageRecord) -> None:
+        if not record.reused:
+            self.spent[record.stage] = _processor_seconds() - self._before
         if record.stage.startswith("build "):
             notes = self.output.glob("store/unfinished/olive-*/cache/*/runs/*/run.json")
             self.passes = Counter(json.loads(note.read_text(encoding="utf-8"))["pass_name"] for note in notes)
+
+
+def _processor_seconds() -> float:
+    """Processor time of this process and of those it started, whether they ended or not."""
+    own = psutil.Process()
+    times = own.cpu_times()
+    spent = times.user + times.system + times.children_user + times.children_system
+    for child in own.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = child.cpu_times()
+            spent += times.user + times.system + times.children_user + times.children_system
+    return float(spent)
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +157,11 @@ def test_the_checkpoint_is_rotated_and_quantized_once_for_all_three(built: Build
     assert [variant.name for variant in built.plan.variants] == list(VARIANTS)
 
 
-def test_two_more_variants_take_less_than_half_of_the_first_again(built: BuildResult) -> None:
-    seconds = {item.stage: item.seconds for item in built.stages if item.stage.startswith(("build ", "conformance"))}
+def test_two_more_variants_take_less_than_half_of_the_first_again(built: BuildResult, counting: Counting) -> None:
+    """By processor time, which other work does not lengthen."""
     assert not any(item.reused for item in built.stages)
+    seconds = {stage: spent for stage, spent in counting.spent.items() if stage.startswith(("build ", "conformance"))}
+    assert len(seconds) == 1 + len(VARIANTS)
     # The process is started, and torch imported, in the stage that comes first.
     assert sum(seconds.values()) < 1.5 * (seconds["conformance"] + seconds["build cpu-int4"])
 
@@ -190,7 +214,7 @@ def test_a_gpus_options_are_written_down_and_not_left_to_defaults(folders: dict[
 def test_nothing_fails_and_what_no_device_has_measured_is_unverified(built: BuildResult) -> None:
     # A part of the questions is too few for the bound of the recovery: docs/decisions/0016-what-passes-a-budget.md.
     few = {"answer_recovery_fraction_min"}
-    assert {item.budget for item in built.verdicts["cpu-x64"].findings if item.outcome is not Outcome.PASS} == few
+    assert {item.budget for item in unpassed(built.verdicts["cpu-x64"])} == few
     for target in TARGETS[1:]:
         verdict = built.verdicts[target]
         assert [item.reason for item in verdict.findings if item.outcome is Outcome.FAIL] == []
@@ -338,7 +362,7 @@ def test_a_process_without_a_driver_ends(tmp_path: Path) -> None:
     process = _start(tmp_path / "olive.log")
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(timeout=120) == ORPHANED
+    assert process.wait(timeout=600) == ORPHANED
 
 
 def test_an_event_that_is_read_half_written_counts_once_it_is_whole(tmp_path: Path) -> None:

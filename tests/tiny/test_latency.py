@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -26,18 +28,49 @@ from slowed import add_work
 
 NEW, OLD = "a" * 64, "b" * 64
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or drops the page cache")
+# Enough for a decode by position on a machine that is twenty times slower for other work.
+POSITION_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
+
+
+def _comes(condition: Callable[[], bool]) -> bool:
+    """Wait for what comes soon, or late on a busy machine; return whether it came."""
+    stop = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > stop:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children())
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Whether a process is over; it stays a zombie where nobody takes note of its end."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.fixture(scope="module")
-def latency(nano_variant: Path) -> Latency:
+def droppable(nano_variant: Path) -> bool:
+    """Whether the variant's files leave the page cache: no process has them mapped, and they are on a disk."""
+    gc.collect()  # models of earlier tests, which hold them
+    return drop_cached(nano_variant)
+
+
+@pytest.fixture(scope="module")
+def latency(nano_variant: Path, droppable: bool) -> Latency:
     """Everything that can be measured, in little."""
     measure = Measure(
         warmups=1,
         repeats=5,
         prompt_tokens=[64, 128, 4096],
         decode_tokens=8,
-        position_seconds_max=0.5,
-        thorough=Thorough(idle_s=[0.0, 0.05], idle_repeats=2, position_seconds_max=0.5),
+        thorough=Thorough(idle_s=[0.0, 0.05], idle_repeats=2, position_seconds_max=POSITION_SECONDS),
     )
     return measure_latency(
         nano_variant,
@@ -63,7 +96,7 @@ def test_a_kept_cache_saves_the_first_turn(latency: Latency) -> None:
     turn = latency.second_turn
     assert turn is not None
     assert (turn.first_turn_tokens, turn.second_turn_tokens) == (288, 32)
-    assert median(turn.kept_ttft_ms) < median(turn.anew_ttft_ms)
+    assert min(turn.kept_ttft_ms) < min(turn.anew_ttft_ms)
 
 
 def test_loads_positions_pauses_and_busy_cores_are_there(latency: Latency) -> None:
@@ -77,9 +110,9 @@ def test_loads_positions_pauses_and_busy_cores_are_there(latency: Latency) -> No
 
 
 @LINUX
-def test_files_leave_the_page_cache_or_the_load_is_not_called_cold(nano_variant: Path, latency: Latency) -> None:
-    if drop_cached(nano_variant):  # no process has them mapped, and the file system is on a disk
-        assert len(latency.load_cold_ms) == 3
+def test_files_leave_the_page_cache_or_the_load_is_not_called_cold(droppable: bool, latency: Latency) -> None:
+    assert latency.load_cold_ms or not droppable
+    assert len(latency.load_cold_ms) <= 3
     assert bool(latency.load_cold_ms) != any(note.startswith("no cold load") for note in latency.conditions.notes)
 
 
@@ -96,27 +129,26 @@ def test_busy_processes_end_with_the_one_that_started_them(tmp_path: Path) -> No
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    gone, _ = psutil.wait_procs([child], timeout=10)
-    assert gone or child.status() == psutil.STATUS_ZOMBIE
+    assert _comes(lambda: _ended(child))
 
 
 @LINUX
 def test_a_busy_core_is_busy() -> None:
+    others = _children()
     with busy_cores(1):
-        children = psutil.Process().children()
-        before = sum(child.cpu_times().user for child in children)
-        time.sleep(0.5)
-        assert sum(child.cpu_times().user for child in children) - before > 0.05
-    assert not [child for child in children if child.is_running()]
+        (child,) = _children() - others
+        before = child.cpu_times().user
+        assert _comes(lambda: child.cpu_times().user - before > 0.05)
+    assert not child.is_running()
 
 
 def test_a_second_copy_generates_meanwhile(nano_variant: Path) -> None:
     request = opened(nano_variant, 1, {})
+    others = _children()
     with busy_accelerator(nano_variant, request, {"prompt_tokens": 16, "decode_tokens": 8}):
-        (copy,) = psutil.Process().children()
+        (copy,) = _children() - others
         before = copy.cpu_times().user
-        time.sleep(0.5)
-        assert copy.cpu_times().user > before
+        assert _comes(lambda: copy.cpu_times().user > before)
     broken = {**request, "variant": str(nano_variant / "absent")}
     with (
         pytest.raises(errors.VariantUnusableError, match="cannot be measured"),
@@ -126,7 +158,7 @@ def test_a_second_copy_generates_meanwhile(nano_variant: Path) -> None:
 
 
 def test_much_more_work_in_the_graph_is_found_and_changes_no_token(nano_variant: Path, tmp_path: Path) -> None:
-    slow = add_work(nano_variant, tmp_path / "slow", 16_384)
+    slow = add_work(nano_variant, tmp_path / "slow", 32_768)
     found = compare_folders(slow, nano_variant, new_sha256=NEW, old_sha256=OLD, rounds=5)
     assert (found.rounds, found.variant_sha256, found.against_sha256) == (5, NEW, OLD)
     rows = {(row.metric, row.prompt_tokens): row for row in found.rows}

@@ -149,7 +149,7 @@ def test_validate_and_bench_need_no_checkpoint_and_no_profile(run: Run, package:
 
 def test_it_merges_too_and_refuses_what_was_edited(run: Run, package: Path, measured: Path, place: Path) -> None:
     done = run("report", package, "--evidence", measured, "--output", "Bericht", code=None)
-    assert done.returncode in {0, 3}
+    assert done.returncode in {0, 3, 4}
     assert (place / "Bericht" / "report.html").is_file()
     edited = place / "besser.json"
     edited.write_text(measured.read_text(encoding="utf-8").replace('"load_ms": ', '"load_ms": 1'), encoding="utf-8")
@@ -184,7 +184,7 @@ def test_killed_half_way_it_goes_on(light: Path, run: Run, package: Path, place:
     process = subprocess.Popen(
         command, cwd=place, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (parts := _parts(output)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()

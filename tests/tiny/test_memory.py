@@ -6,7 +6,9 @@ measures those.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,15 @@ from bench import scale
 from bench.real_shapes import write_real_shape
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+
+@pytest.fixture(autouse=True)
+def two_cores() -> Iterator[None]:
+    """No more cores for what the test starts: each thread has memory of its own."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:2])
+    yield
+    os.sched_setaffinity(0, allowed)
 
 
 @pytest.fixture(scope="module")

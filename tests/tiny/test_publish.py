@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -32,7 +33,7 @@ from unit.release.destinations.releases import MODEL, faults, make_release, seal
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 
 OLD, NEW = "1.0", "2.0"
-MANY, LAST = 100_000, 12
+MANY, LAST, TURNS = 100_000, 12, 16
 # Everything that changes what is on the disk, so that a kill falls before each.
 CHANGES = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
 
@@ -211,17 +212,23 @@ def test_killed_at_any_time(releases: dict[str, Path], tmp_path: Path) -> None:
 
 def test_a_reader_never_sees_a_mixture(releases: dict[str, Path], tmp_path: Path) -> None:
     """One that opens the folder once and reads everything relative to it sees one release, or that it went away."""
-    path, stop, result = tmp_path / "out", tmp_path / "stop", tmp_path / "result"
+    path, both, stop, result = (tmp_path / name for name in ("out", "both", "stop", "result"))
     put(releases[OLD], str(path))
     reader = os.fork()
     if reader == 0:
         try:
-            result.write_text(json.dumps(_read_until(stop, path)), encoding="utf-8")
+            result.write_text(json.dumps(_read_until(stop, path, both)), encoding="utf-8")
         finally:
             os._exit(0)
-    for turn in range(16):
-        put(releases[NEW if turn % 2 == 0 else OLD], str(path))
-    stop.touch()
+    try:
+        # On a busy machine the reader may come to read late.
+        patience = time.monotonic() + 60
+        for turn in itertools.count():
+            if turn >= TURNS and turn % 2 == 0 and (both.exists() or time.monotonic() > patience):
+                break
+            put(releases[NEW if turn % 2 == 0 else OLD], str(path))
+    finally:
+        stop.touch()
     assert os.waitpid(reader, 0)[1] == 0
     seen = json.loads(result.read_text(encoding="utf-8"))
 
@@ -230,7 +237,8 @@ def test_a_reader_never_sees_a_mixture(releases: dict[str, Path], tmp_path: Path
     assert set(seen["versions"]) == {OLD, NEW}
 
 
-def _read_until(stop: Path, path: Path) -> dict[str, Any]:
+def _read_until(stop: Path, path: Path, both: Path) -> dict[str, Any]:
+    """Read the release until told to stop, and tell by a file when each version was seen."""
     seen: dict[str, Any] = {"whole": 0, "mixed": 0, "absent": 0, "replaced": 0, "versions": []}
     while not stop.exists():
         try:
@@ -243,6 +251,8 @@ def _read_until(stop: Path, path: Path) -> dict[str, Any]:
             wrong = [line for line in lines if hashlib.sha256(_read(line[66:], folder)).hexdigest() != line[:64]]
             seen["mixed" if wrong else "whole"] += 1
             seen["versions"] = sorted({*seen["versions"], json.loads(_read("release.json", folder))["version"]})
+            if len(seen["versions"]) == 2:
+                both.touch()
         except FileNotFoundError:
             seen["replaced"] += 1
         finally:

@@ -57,7 +57,7 @@ def _kill_at(command: list[str], output: Path, pattern: str) -> bool:
     process = subprocess.Popen(
         command, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while process.poll() is None and time.monotonic() < deadline:
         if any(output.glob(pattern)):
             process.send_signal(signal.SIGKILL)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import os
 import socket
 import subprocess
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A busy machine is slow, not wrong.
-settings.register_profile("phiforge", deadline=None)
-settings.load_profile("phiforge")
+# A busy machine is slow, not wrong; and a change is judged by the same examples as the one before it.
+settings.register_profile("phiforge", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+# Other examples each time: HYPOTHESIS_PROFILE=search pytest tests/unit
+settings.register_profile("search", settings.get_profile("phiforge"), derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "phiforge"))
 
 FORBIDDEN_IMPORTS = ("olive", "onnxruntime", "onnxruntime_genai", "torch", "transformers")
 

@@ -69,9 +69,9 @@ def decoder(layers: int) -> Graph:
 
 def test_a_large_decoder_conforms_at_once() -> None:
     model = decoder(40).model()
-    began = time.perf_counter()
+    began = time.process_time()
     told = require_conformance(model, DIRECTML)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert told.nodes > 500
     assert not told.misfits
     assert not told.crossings

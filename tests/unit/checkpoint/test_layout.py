@@ -14,7 +14,7 @@ Shapes = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 5)), min_size=1, m
 
 
 @given(shapes=Shapes, step=st.integers(1, 3), backwards=st.booleans())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 def test_blocks_written_in_any_order_make_the_file(
     tmp_path: Path, shapes: list[tuple[int, int]], step: int, backwards: bool
 ) -> None:
