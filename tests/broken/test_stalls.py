@@ -1,7 +1,11 @@
-"""A process that hangs is ended, with a reason, and what it started with it; one that works is left alone."""
+"""A process that hangs is ended, with a reason, and what it started with it; one that works is left alone.
+
+And none measures on when nobody waits for it any more.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -12,6 +16,7 @@ import psutil
 import pytest
 
 from phiforge import errors
+from phiforge.runtime.bench_worker import ORPHANED
 from phiforge.stalls import ended_if_stalled
 from phiforge.validation import comparison, worker
 
@@ -75,3 +80,15 @@ def test_a_comparison_that_hangs_is_an_error_that_says_so(tmp_path: Path, monkey
         comparison._server(tmp_path, 1) as _,
     ):
         pytest.fail("it was open")
+
+
+def test_a_measuring_process_ends_with_who_started_it(tmp_path: Path) -> None:
+    request = tmp_path / "request.json"
+    os.mkfifo(request)  # it waits for the rest of its request, as it would measure for long
+    command = worker.command("phiforge.runtime.bench_worker", str(request), str(tmp_path / "result.json"))
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=worker.environment())
+    with request.open("wb"):
+        assert process.poll() is None
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(600) == ORPHANED

@@ -60,8 +60,10 @@ def _watch(pid: int, stall: Stall, over: threading.Event) -> None:
                 seen, waited = spent, 0.0
             elif waited >= stall.seconds:
                 stall.why = f"it hung: it used no processor time for {stall.seconds:,.0f} s, and was ended"
-                for hung in (*process.children(recursive=True), process):
-                    hung.kill()
+                # The process first: it would go on when what it waits for has ended.
+                for hung in (process, *process.children(recursive=True)):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        hung.kill()
                 return
 
 

@@ -1,12 +1,15 @@
 """Times one variant in this process: `python -m phiforge.runtime.bench_worker REQUEST.json RESULT.json`.
 
-Run as a fresh process by `phiforge.validation.worker`, so that load time and memory are those of the variant alone.
+Run as a fresh process by `phiforge.validation.worker`, so that load time and memory are those of the variant alone. It
+ends with its standard input, whose other end the one that started it holds: it would disturb what is measured next.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from phiforge.runtime.variant import Variant
+
+
+ORPHANED = 75
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +146,7 @@ def _idle(variant: Variant, request: Mapping[str, Any], random: np.random.Genera
 
 def main(arguments: list[str]) -> int:
     """Read the request, run it, write the result; an expected failure is one line on stderr and its exit code."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     request_file, result_file = (Path(argument) for argument in arguments)
     try:
         request = json.loads(request_file.read_text(encoding="utf-8"))
@@ -149,6 +156,12 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     result_file.write_text(json.dumps(result), encoding="utf-8")
     return 0
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(ORPHANED)
 
 
 if __name__ == "__main__":

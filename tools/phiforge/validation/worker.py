@@ -138,6 +138,7 @@ def watch_worker(variant: Path, request: Mapping[str, Any], progress: Progress, 
         with said.open("wb") as errors_to:
             worker = subprocess.Popen(
                 command("phiforge.runtime.bench_worker", str(asked), str(answered)),
+                stdin=subprocess.PIPE,  # it ends with this process, however that ends
                 stdout=subprocess.DEVNULL,
                 stderr=errors_to,
                 env=environment(),
@@ -147,6 +148,8 @@ def watch_worker(variant: Path, request: Mapping[str, Any], progress: Progress, 
                     memory, energy = _watch(worker, progress, meter)
             finally:
                 end(worker)
+                if worker.stdin:
+                    worker.stdin.close()
         if worker.returncode != 0 or not answered.is_file():
             ended = f"the measuring process ended with {worker.returncode}"
             raise failed(variant, stall.why or last_words(said) or ended)
