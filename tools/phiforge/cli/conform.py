@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
-from phiforge.cli.render import OK, console
+from phiforge.cli.render import OK
+from phiforge.cli.terminal import console, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,16 +17,14 @@ def show_conformance(found: Sequence[Conformed]) -> int:
     """Print of each variant how many of its nodes run on the GPU, what stays on the CPU and what is copied."""
     out = console()
     if not found:
-        out.print("None of these targets is a GPU; there is nothing to check.")
+        say(out, "None of these targets is a GPU; there is nothing to check.")
     for item in found:
         told = item.found
         where = f"{told.nodes - len(told.misfits)} of {told.nodes} nodes run on {item.provider}"
-        out.print(f"[green]✓[/] {escape(item.variant)}: {escape(where)}")
+        say(out, ("✓", "green"), f" {item.variant}: {where}")
         for misfit in told.misfits:
-            out.print(
-                f"    on the CPU, integers alone: {escape(misfit.operator)} {escape(misfit.node)}", highlight=False
-            )
+            say(out, f"    on the CPU, integers alone: {misfit.operator} {misfit.node}")
         for crossing in told.crossings:
             said = f"{crossing.value}, from {crossing.producer} to {crossing.consumer}"
-            out.print(f"    copied at every run: {escape(said)}", highlight=False)
+            say(out, f"    copied at every run: {said}")
     return OK

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from phiforge.cli.render import OK, console
+from phiforge.cli.render import OK
+from phiforge.cli.terminal import console, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,9 +22,10 @@ _TITLES = {"kind": "Part", "layer": "Layer", "tensor": "Tensor"}
 def show_sources(sources: DriftSources, file: Path) -> int:
     """Print the costliest parts of each level, and where all are."""
     out = console()
-    out.print(
+    say(
+        out,
         f"Mean KL {sources.kl_nats:.5f} nats over {sources.positions:,} positions; with the layers' weights and "
-        f"activations switched back {sources.floor_nats:.5f}. Evidence: surrogate, the graphs on the CPU."
+        f"activations switched back {sources.floor_nats:.5f}. Evidence: surrogate, the graphs on the CPU.",
     )
     for level, title in _TITLES.items():
         rows = [item for item in sources.sources if item.level == level][:SHOWN]
@@ -39,5 +41,5 @@ def show_sources(sources: DriftSources, file: Path) -> int:
                 f"{share:.0f} %",
             )
         out.print(table)
-    out.print(f"All of them: {file}", soft_wrap=True)
+    say(out, f"All of them: {file}")
     return OK

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Column, Table
 
-from phiforge.cli.render import OK, console, size
+from phiforge.cli.render import OK, size
+from phiforge.cli.terminal import console, say
 
 if TYPE_CHECKING:
     from phiforge.evidence import Machine
@@ -24,16 +24,16 @@ def show_explanation(explanation: Explanation) -> int:
     from phiforge.verbs.explain import chosen_variant
 
     out = console()
-    out.print(escape(machine_line(explanation.machine)))
+    say(out, machine_line(explanation.machine))
     table = Table("", "variant", "for", "profile", Column("why", overflow="fold"))
     for choice in explanation.choices:
-        table.add_row(*(escape(cell) for cell in _cells(choice, chosen=choice.variant == explanation.chosen)))
+        table.add_row(*_cells(choice, chosen=choice.variant == explanation.chosen))
     out.print(table)
     for remedy in dict.fromkeys(choice.remedy for choice in explanation.choices if choice.remedy):
         names = ", ".join(choice.variant for choice in explanation.choices if choice.remedy == remedy)
-        out.print(f"For {escape(names)}: {escape(remedy)}")
+        say(out, f"For {names}: {remedy}")
     got = chosen_variant(explanation)
-    out.print(f"[bold green]This machine gets {escape(got.variant)}[/] on {escape(got.adapters[0])}.")
+    say(out, (f"This machine gets {got.variant}", "bold green"), f" on {got.adapters[0]}.")
     return OK
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from phiforge.cli.render import size
+from phiforge.cli.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,11 +59,12 @@ def show_variant(variant: InspectedVariant, out: Console) -> None:
     """Print a variant's facts and its graph's."""
     subject, graph = variant.subject, variant.graph
     record = subject.record
-    out.print(f"[bold]variant {subject.name}[/]: {size(subject.bytes)}, sha256 {subject.sha256}")
+    say(out, (f"variant {subject.name}", "bold"), f": {size(subject.bytes)}, sha256 {subject.sha256}")
     if record is not None:
-        out.print(
+        say(
+            out,
             f"  from {record.checkpoint.name} ({record.checkpoint.fingerprint[:12]}), {record.provider} on "
-            f"{record.device}, {record.bits_per_weight:.2f} bits per weight"
+            f"{record.device}, {record.bits_per_weight:.2f} bits per weight",
         )
         table = Table("weights", "tensors", "bits", "block", "symmetric", "size", "bits per weight")
         for group in record.weights:
@@ -76,4 +78,4 @@ def show_variant(variant: InspectedVariant, out: Console) -> None:
                 f"{group.bits_per_weight:.2f}",
             )
         out.print(table)
-    out.print("  operators: " + ", ".join(f"{name} {count}" for name, count in graph.operators.items()))
+    say(out, "  operators: " + ", ".join(f"{name} {count}" for name, count in graph.operators.items()))

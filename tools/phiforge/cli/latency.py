@@ -5,10 +5,10 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
-from phiforge.cli.render import OK, console
+from phiforge.cli.render import OK
+from phiforge.cli.terminal import console, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,14 +59,14 @@ def comparison_files(files: Mapping[str, Path]) -> int:
         evidence = load_evidence(file)
         assert isinstance(evidence, Comparison)
         show_comparison(name, evidence)
-        console().print(f"Evidence: {file}")
+        say(console(), f"Evidence: {file}")
     return OK
 
 
 def show_comparison(name: str, comparison: Comparison) -> None:
     """Print the ratios of one comparison."""
     title = f"{name}: time over that of {comparison.against_sha256[:12]}, {comparison.rounds} rounds"
-    table = Table("time of", "prompt tokens", "ratio p50", "90 % interval", title=escape(title))
+    table = Table("time of", "prompt tokens", "ratio p50", "90 % interval", title=title)
     for row in comparison.rows:
         ends = [f"{end:.3f}" if end is not None else "no bound" for end in (row.ratio_interval.low,
                                                                            row.ratio_interval.high)]  # fmt: skip

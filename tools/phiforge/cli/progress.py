@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from phiforge.cli.render import show_plan
+from phiforge.cli.terminal import console, say
+from phiforge.visible import visible
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,11 +23,10 @@ class ProgressWatcher:
     """Draws on standard error, so that standard output holds results alone. Use as a context manager."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = console(stderr=True, quiet=quiet)
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -52,12 +52,12 @@ class ProgressWatcher:
     def began(self, stage: str) -> None:
         """Start a stage's bar."""
         self._stage = stage
-        self._steps = {stage: self._progress.add_task(stage, total=None)}
+        self._steps = {stage: self._progress.add_task(visible(stage), total=None)}
 
     def advanced(self, step: str, done: int, total: int) -> None:
         """Move the bar of a step of the current stage."""
         if step not in self._steps:
-            self._steps[step] = self._progress.add_task(f"{self._stage}: {step}", total=total)
+            self._steps[step] = self._progress.add_task(visible(f"{self._stage}: {step}"), total=total)
         self._progress.update(self._steps[step], completed=done, total=total)
 
     def ended(self, record: StageRecord) -> None:
@@ -66,4 +66,4 @@ class ProgressWatcher:
             self._progress.remove_task(task)
         self._steps = {}
         how = "nothing changed, not done again" if record.reused else f"{record.seconds:.1f} s"
-        self._console.print(f"[green]✓[/] {record.stage}  [dim]{how}[/]")
+        say(self._console, ("✓", "green"), f" {record.stage}  ", (how, "dim"))

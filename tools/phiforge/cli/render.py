@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from phiforge import gate
+from phiforge.cli.terminal import console, say
 from phiforge.quantities import number
 from phiforge.soc import SOC_MODELS
+from phiforge.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from rich.console import Console
 
     from phiforge.devices import DevicePlan
     from phiforge.errors import PhiforgeError
@@ -30,67 +32,63 @@ if TYPE_CHECKING:
     from phiforge.verbs.report import WrittenReport
 
 OK = 0
+# What an answer of a model may hold besides what is seen: line breaks, tabs, and the joiners of scripts and emoji.
+ANSWERED = "\n\t\u200c\u200d"
 COLOURS = {gate.Outcome.PASS: "green", gate.Outcome.FAIL: "red", gate.Outcome.UNVERIFIED: "yellow"}
 MARKS = {gate.Outcome.PASS: "✓", gate.Outcome.FAIL: "✗", gate.Outcome.UNVERIFIED: "?"}
 
 
-def console() -> Console:
-    """A console on standard output as it is now; long paths are not broken."""
-    return Console(highlight=False, soft_wrap=True)
-
-
 def show_error(error: PhiforgeError) -> None:
     """Print what happened, why, what to do and where to read, on standard error."""
-    out = Console(stderr=True, highlight=False, soft_wrap=True)
-    out.print(f"[bold red]Error {error.exit_code}:[/] {_safe(error.what)}")
-    out.print(f"  Why:  {_safe(error.why)}")
-    out.print(f"  Do:   {_safe(error.fix)}")
-    out.print(f"  Read: {_safe(error.read)}")
-
-
-def _safe(text: str) -> str:
-    """Show what a terminal would obey, such as in the name of a file, instead of sending it."""
-    return escape("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
+    out = console(stderr=True)
+    parts = {"  Why:  ": error.why, "  Do:   ": error.fix, "  Read: ": error.read}
+    what, *more = error.what.splitlines() or [""]
+    say(out, (f"Error {error.exit_code}:", "bold red"), f" {what}")
+    for line in more:
+        say(out, f"  {line}")
+    for label, text in parts.items():
+        first, *more = text.splitlines() or [""]
+        say(out, f"{label}{first}")
+        # Set in, so that no line of a file's name or content looks like one of ours.
+        for line in more:
+            say(out, f"{' ' * len(label)}{line}")
 
 
 def show_plan(plan: Plan, out: Console) -> None:
     """Print a plan: what is built from what, and what it will need."""
     need = plan.preflight
-    lines = [
-        (
-            f"[bold]{escape(plan.model)}[/] ({plan.published or plan.family}, {plan.parameter_count / 1e6:,.1f} M "
-            f"parameters, {size(plan.checkpoint_bytes)}, checkpoint {plan.fingerprint[:12]})"
-        )
-    ]
-    for variant in plan.variants:
-        lines += [
-            (
-                f"  variant [bold]{escape(variant.name)}[/] for {', '.join(variant.profiles)}: "
-                f"{size(variant.weight_bytes)} of weights, {variant.bits_per_weight:.2f} bits per weight"
-            ),
-            f"    [dim]{escape(_options(variant))}[/]",
-            *(f"    {escape(_device(device))}" for device in variant.devices),
-        ]
-    lines.append(
-        f"  predicted: {size(need.memory_bytes)} of memory, {size(need.disk_bytes)} of disk, "
-        f"{need.seconds:,.0f} s to build without validation"
+    say(
+        out,
+        (plan.model, "bold"),
+        f" ({plan.published or plan.family}, {plan.parameter_count / 1e6:,.1f} M parameters, "
+        f"{size(plan.checkpoint_bytes)}, checkpoint {plan.fingerprint[:12]})",
     )
-    out.print("\n".join(lines), soft_wrap=True)
+    for variant in plan.variants:
+        weights = f"{size(variant.weight_bytes)} of weights, {variant.bits_per_weight:.2f} bits per weight"
+        say(out, "  variant ", (variant.name, "bold"), f" for {', '.join(variant.profiles)}: {weights}")
+        say(out, "    ", (_options(variant), "dim"))
+        for device in variant.devices:
+            say(out, f"    {_device(device)}")
+    say(
+        out,
+        f"  predicted: {size(need.memory_bytes)} of memory, {size(need.disk_bytes)} of disk, "
+        f"{need.seconds:,.0f} s to build without validation",
+    )
 
 
 def build_result(result: BuildResult) -> int:
     """Print what a build came to; the exit code follows the worst verdict."""
     out = console()
     if result.package is None:
-        out.print("Dry run: nothing was built.")
+        say(out, "Dry run: nothing was built.")
         return OK
     if all(stage.reused for stage in result.stages):
-        out.print("Nothing changed: no stage was done again.")
+        say(out, "Nothing changed: no stage was done again.")
     for name, verdict in result.verdicts.items():
         show_verdict(name, verdict, out)
-    out.print(f"Package: {result.package}")
-    out.print(f"Content: sha256 {result.content_sha256}")
-    out.print(f"Report:  {result.report}")
+    say(out, f"Package: {result.package}")
+    say(out, f"Content: sha256 {result.content_sha256}")
+    say(out, f"Report:  {result.report}")
     return gate.exit_code(*result.verdicts.values())
 
 
@@ -102,7 +100,7 @@ def reports(written: WrittenReport) -> int:
     for entry in entries:
         name = entry.report.profile.name
         show_verdict(f"{entry.package}, {name}" if len(models) > 1 else name, entry.report.verdict, out)
-    out.print(f"Report:  {written.files.html}")
+    say(out, f"Report:  {written.files.html}")
     return gate.exit_code(*(entry.report.verdict for entry in entries))
 
 
@@ -123,7 +121,7 @@ def latency_files(files: Mapping[str, Path]) -> int:
         assert isinstance(evidence, Latency)
         title = f"{name} ({evidence.kind}, {evidence.conditions.threads} threads)"
         show_latency(title, evidence, out)
-        out.print(f"Evidence: {file}")
+        say(out, f"Evidence: {file}")
     return OK
 
 
@@ -141,20 +139,21 @@ def show_latency(title: str, latency: Latency, out: Console) -> None:
             f"{row.inter_token_p99_ms:.2f}",
         )
     out.print(table)
-    out.print(
+    say(
+        out,
         f"Load {latency.load_ms:.0f} ms, peak anonymous memory {size(latency.peak_anon_bytes)}, resident "
-        f"{size(latency.peak_rss_bytes)}"
+        f"{size(latency.peak_rss_bytes)}",
     )
     # Imported here: that module prints by this one.
     from phiforge.cli.latency import latency_details
 
     for line in latency_details(latency):
-        out.print(escape(line))
+        say(out, line)
 
 
 def path(what: str, where: Path) -> int:
     """Print where something is."""
-    console().print(f"{what}: {where}")
+    say(console(), f"{what}: {where}")
     return OK
 
 
@@ -175,7 +174,7 @@ def profiles(found: Sequence[Profile]) -> int:
     out.print(table)
     for profile in found:
         if profile.npu is not None:
-            out.print(f"[bold]{escape(profile.name)}[/]: {escape(_npu(profile.npu))}")
+            say(out, (profile.name, "bold"), f": {_npu(profile.npu)}")
     return OK
 
 
@@ -194,16 +193,17 @@ def diagnosis(found: Diagnosis) -> int:
     """Print what this machine can do."""
     out = console()
     machine = found.machine
-    out.print(
+    say(
+        out,
         f"{machine.processor}, {machine.physical_cores} cores ({found.threads} threads by default), "
         f"{size(machine.memory_bytes)} of memory ({size(found.free_memory_bytes)} free), "
-        f"{size(found.free_disk_bytes)} of disk free, {machine.system}"
+        f"{size(found.free_disk_bytes)} of disk free, {machine.system}",
     )
     for ability in found.abilities:
-        mark = "[green]✓[/]" if ability.able else "[yellow]–[/]"
-        out.print(f"{mark} {ability.name}: {escape(ability.detail)}")
+        mark = ("✓", "green") if ability.able else ("–", "yellow")
+        say(out, mark, f" {ability.name}: {ability.detail}")
         if ability.remedy:
-            out.print(f"    {escape(ability.remedy)}")
+            say(out, f"    {ability.remedy}")
     return OK
 
 
@@ -241,10 +241,9 @@ def size(count: float) -> str:
 
 def show_verdict(name: str, verdict: Verdict, out: Console) -> None:
     """Print a verdict and the reasons for it."""
-    colour = COLOURS[verdict.outcome]
-    out.print(f"[bold {colour}]{name}: {verdict.outcome}[/]")
+    say(out, (f"{name}: {verdict.outcome}", f"bold {COLOURS[verdict.outcome]}"))
     for finding in verdict.findings:
-        out.print(f"  [{COLOURS[finding.outcome]}]{MARKS[finding.outcome]}[/] {escape(finding.reason)}")
+        say(out, "  ", (MARKS[finding.outcome], COLOURS[finding.outcome]), f" {finding.reason}")
 
 
 def _device(device: DevicePlan) -> str:
@@ -288,6 +287,6 @@ def _ask() -> str:
 
 def _say(talk: Conversation, text: str) -> None:
     for piece in talk.say(text):
-        sys.stdout.write(piece)
+        sys.stdout.write(visible(piece, keep=ANSWERED))
         sys.stdout.flush()
     sys.stdout.write("\n")

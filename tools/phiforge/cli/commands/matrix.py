@@ -22,6 +22,12 @@ def matrix(
         typer.Option("--measure", help="A target that a runner is there for; by default all. May be repeated."),
     ] = None,
     no_measure: Annotated[bool, typer.Option("--no-measure", help="There are no runners with devices.")] = False,
+    destination: Annotated[
+        str, typer.Option("--destination", help="Where each model's release goes, with {model} for its name.")
+    ] = "",
+    previous: Annotated[
+        str, typer.Option("--previous", help="Where each model's previous release is, with {model} for its name.")
+    ] = "",
     github: Annotated[
         bool, typer.Option("--github", help="One line a stage, for $GITHUB_OUTPUT, instead of one JSON object.")
     ] = False,
@@ -33,7 +39,14 @@ def matrix(
     if measure and no_measure:
         raise typer.BadParameter("Give --measure or --no-measure.")
     try:
-        jobs = run(checkpoints, targets=target, measured=[] if no_measure else measure or None, project=project)
+        jobs = run(
+            checkpoints,
+            targets=target,
+            measured=[] if no_measure else measure or None,
+            destination=destination,
+            previous=previous,
+            project=project,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     found = jobs.model_dump(mode="json")

@@ -125,6 +125,7 @@ def measure(
     Needs the package and the light install, no checkpoint and no project. An interrupted run goes on where it was.
     """
     from phiforge.cli.kit import measurement, show_job
+    from phiforge.cli.terminal import console
     from phiforge.verbs.measure import measure as run
 
     with ProgressWatcher(quiet=quiet) as watcher:
@@ -136,7 +137,7 @@ def measure(
             threads=threads,
             device=device,
             watcher=watcher,
-            on_job=show_job,
+            on_job=lambda job: show_job(job, console(quiet=quiet)),
         )
     return measurement(found)
 

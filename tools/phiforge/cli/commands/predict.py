@@ -36,8 +36,8 @@ def predict(
 ) -> int:
     """Predict speed and memory on a device from the graph and the device's rates; nothing is run.
 
-    The kind of every such number is *predicted*, and no budget passes by it. Where the same was measured, the error is
-    printed beside it.
+    The kind of every such number is *predicted*, and no budget passes by it. What was measured of the same variant is
+    printed beside it; with the rates of the machine that measured, so is the prediction's error.
     """
     from phiforge.cli.prediction import show_predictions
     from phiforge.verbs.predict import predict as run

@@ -49,12 +49,21 @@ def verify(
     ] = None,
     identity: SignerIdentity = None,
     identity_provider: SignerProvider = None,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="A release that nobody signed will do; a signed one is not less checked.")
+    ] = False,
 ) -> int:
-    """Find any changed, missing or added file of a package or a release, offline; check who signed the release."""
+    """Find any changed, missing or added file of a package or a release, offline; check who signed the release.
+
+    Ends with 4 where all is as it was sealed and nobody says who made it: no key or identity was given, or nobody
+    signed.
+    """
     from phiforge.cli.release import verified
     from phiforge.verbs.verify import verify as run
 
-    return verified(run(path, trust=_trust(key, identity, identity_provider)))
+    if unsigned and (key is not None or identity is not None):
+        raise typer.BadParameter("Give whose signature is expected, or --unsigned.")
+    return verified(run(path, trust=_trust(key, identity, identity_provider)), unsigned=unsigned)
 
 
 @app.command()
@@ -69,7 +78,7 @@ def release(
     against: Annotated[
         Optional[Path], typer.Option("--against", help="The previous release or package, which must not be better.")
     ] = None,
-    first: Annotated[bool, typer.Option("--first", help="There is no previous release.")] = False,
+    first: Annotated[bool, typer.Option("--first", help="There is no previous release, nor one at --to.")] = False,
     evidence: Annotated[
         Optional[list[Path]],
         typer.Option("--evidence", "-e", help="An evidence file from a device, or a single record; may be repeated."),
@@ -79,7 +88,8 @@ def release(
         typer.Option("--waive", help="PROFILE=REASON for unverified checks, PROFILE/CHECK=REASON for one by name."),
     ] = None,
     require: Annotated[
-        Optional[list[str]], typer.Option("--require", help="A profile that must pass; by default all of them.")
+        Optional[list[str]],
+        typer.Option("--require", help="A profile that must pass; by default all. Others may be unverified, not fail."),
     ] = None,
     key: Annotated[Optional[Path], typer.Option("--key", help="Sign with this private key (PEM, P-256).")] = None,
     keyless: Annotated[bool, typer.Option("--keyless", help="Sign by Sigstore with the CI's identity.")] = False,
@@ -101,6 +111,7 @@ def release(
     are known, and nothing got worse than allowed against the previous release.
     """
     from phiforge.cli.release import released, show_plan
+    from phiforge.cli.terminal import console
     from phiforge.release.signing import Signer
     from phiforge.verbs.release import ReleaseOptions
     from phiforge.verbs.release import release as run
@@ -120,7 +131,7 @@ def release(
         dry_run=dry_run,
     )
     with ProgressWatcher(quiet=quiet) as watcher:
-        found = run(package, options, on_plan=show_plan, watcher=watcher)
+        found = run(package, options, on_plan=lambda plan: show_plan(plan, console(quiet=quiet)), watcher=watcher)
     return released(found)
 
 
