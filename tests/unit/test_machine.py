@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import sys
+import sysconfig
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -97,3 +104,90 @@ def test_threads_worth_trying_begin_with_the_default(
     monkeypatch.setattr(machine, "_allowed_cpus", lambda: list(range(logical)))
     monkeypatch.setattr(machine, "cgroup_cpus", lambda *_: limit)
     assert thread_choices() == choices
+
+
+def answering(value: int, returned: int, *, windows: bool) -> Callable[..., int]:
+    """What IsWow64Process2 or sysctlbyname would answer: into its third or second argument, as `byref` gave it."""
+
+    def ask(*given: Any) -> int:
+        if not windows:
+            assert given[0] == b"sysctl.proc_translated"
+        (given[2] if windows else given[1])._obj.value = value
+        return returned
+
+    return ask
+
+
+def on_a_mac(monkeypatch: pytest.MonkeyPatch, ask: Callable[..., int] | None, python: str, seen: str) -> None:
+    """A Mac whose `sysctlbyname` is this function, for a Python that sees a machine."""
+    system = SimpleNamespace() if ask is None else SimpleNamespace(sysctlbyname=ask)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: system)
+    monkeypatch.setattr(sysconfig, "get_platform", lambda: python)
+    monkeypatch.setattr(platform, "machine", lambda: seen)
+    monkeypatch.delenv("PROCESSOR_IDENTIFIER", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("translated", "failed", "python", "seen", "architectures"),
+    [
+        (1, 0, "macosx-11.0-x86_64", "x86_64", ("arm64", "x86_64")),
+        (1, 0, "macosx-11.0-universal2", "x86_64", ("arm64", "x86_64")),
+        (0, 0, "macosx-11.0-arm64", "arm64", ("arm64", "arm64")),
+        (0, 0, "macosx-11.0-universal2", "arm64", ("arm64", "arm64")),
+        # A Mac with an Intel processor does not know the name, and says nothing that counts.
+        (1, -1, "macosx-10.9-x86_64", "x86_64", ("x86_64", "x86_64")),
+    ],
+)
+def test_rosetta_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+    translated: int,
+    failed: int,
+    python: str,
+    seen: str,
+    architectures: tuple[str, str],
+) -> None:
+    on_a_mac(monkeypatch, answering(translated, failed, windows=False), python, seen)
+    assert (machine._architecture(), machine._process_architecture()) == architectures
+
+
+def test_a_mac_that_cannot_be_asked_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_mac(monkeypatch, None, "macosx-11.0-x86_64", "x86_64")
+    assert machine._architecture() == "x86_64"
+
+
+@pytest.mark.parametrize(
+    ("native", "told", "identifier", "architecture"),
+    [
+        (0xAA64, 1, "Intel64 Family 6", "arm64"),
+        (0x8664, 1, "Intel64 Family 6", "x86_64"),
+        (0x8664, 1, "ARMv8 (64-bit) Family 8", "arm64"),
+        (0xAA64, 0, "Intel64 Family 6", "x86_64"),
+        (None, 1, "Intel64 Family 6", "x86_64"),
+        (None, 1, "ARMv8 (64-bit) Family 8", "arm64"),
+    ],
+)
+def test_windows_is_asked_what_it_runs_on(
+    monkeypatch: pytest.MonkeyPatch, native: int | None, told: int, identifier: str, architecture: str
+) -> None:
+    asked = {} if native is None else {"IsWow64Process2": answering(native, told, windows=True)}
+    kernel = SimpleNamespace(GetCurrentProcess=lambda: None, **asked)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "WinDLL", lambda _: kernel, raising=False)
+    monkeypatch.setattr(sysconfig, "get_platform", lambda: "win-amd64")
+    monkeypatch.setattr(platform, "machine", lambda: "AMD64")
+    monkeypatch.setenv("PROCESSOR_IDENTIFIER", identifier)
+
+    assert (machine._architecture(), machine._process_architecture()) == (architecture, "x86_64")
+
+
+def test_linux_is_asked_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", never)
+    monkeypatch.setattr(ctypes, "WinDLL", never, raising=False)
+    monkeypatch.delenv("PROCESSOR_IDENTIFIER", raising=False)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert machine._architecture() == "arm64"

@@ -47,6 +47,39 @@ def test_models_times_devices(checkpoints: list[Path]) -> None:
     )
 
 
+def test_several_models_go_to_several_places(checkpoints: list[Path]) -> None:
+    jobs = matrix(
+        checkpoints,
+        targets=["cpu-x64"],
+        destination="hf://OWNER/{model}-onnx",
+        previous="OWNER/{model}-onnx@main",
+        project=ROOT,
+    )
+
+    assert [(job.model, job.destination, job.previous) for job in jobs.release] == [
+        ("phi-4-nano", "hf://OWNER/phi-4-nano-onnx", "OWNER/phi-4-nano-onnx@main"),
+        ("mine", "hf://OWNER/mine-onnx", "OWNER/mine-onnx@main"),
+    ]
+
+
+def test_one_model_needs_no_placeholder(checkpoints: list[Path]) -> None:
+    (job,) = matrix(checkpoints[:1], targets=["cpu-x64"], destination="folder:release", project=ROOT).release
+    assert (job.destination, job.previous) == ("folder:release", "")
+
+
+@pytest.mark.parametrize("option", ["--destination", "--previous"])
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("hf://OWNER/models", "one place for 2 models (phi-4-nano, mine)"), ("hf://OWNER/{name}", "has {name}; only")],
+)
+def test_places_that_tell_no_models_apart(checkpoints: list[Path], option: str, place: str, said: str) -> None:
+    words = ["matrix", *map(str, checkpoints), "--target", "cpu-x64", "--project", str(ROOT), option, place]
+    result = CliRunner().invoke(app, words)
+
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.replace("│", " ").split())
+
+
 def test_models_of_the_hub_keep_their_commit() -> None:
     known = model_of_hub_id("microsoft/Phi-4-mini-instruct")
     assert known is not None

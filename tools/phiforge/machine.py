@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}
+# IMAGE_FILE_MACHINE_ARM64, https://learn.microsoft.com/windows/win32/sysinfo/image-file-machine-constants
+_WINDOWS_ARM64 = 0xAA64
 
 
 def describe_machine() -> Machine:
@@ -171,19 +174,62 @@ def _registry_name() -> str:
 
 
 def _architecture() -> str:
-    """Return the machine's architecture, also where an x86-64 process is emulated on Windows for Arm."""
-    if os.environ.get("PROCESSOR_IDENTIFIER", "").upper().startswith("ARM"):
+    """Return the machine's architecture, also where an x86-64 process is emulated on Windows or macOS for Arm.
+
+    One sign is enough: what Windows calls the processor, what it says of this process, what Rosetta says of it.
+    """
+    named_arm = os.environ.get("PROCESSOR_IDENTIFIER", "").upper().startswith("ARM")
+    if named_arm or _windows_machine() == _WINDOWS_ARM64 or _is_translated():
         return "arm64"
     return _normal(platform.machine())
+
+
+def _windows_machine() -> int | None:
+    """Return the machine that Windows says it runs on, whatever it emulates for this process; None where it cannot.
+
+    Source: IsWow64Process2, Windows 10 1709 and later; the third argument is the native machine.
+    https://learn.microsoft.com/windows/win32/api/wow64apiset/nf-wow64apiset-iswow64process2
+    """
+    if sys.platform != "win32":
+        return None
+    process, native = ctypes.c_ushort(0), ctypes.c_ushort(0)
+    try:
+        kernel = ctypes.WinDLL("kernel32")
+        kernel.GetCurrentProcess.restype = ctypes.c_void_p
+        kernel.IsWow64Process2.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+        told = kernel.IsWow64Process2(kernel.GetCurrentProcess(), ctypes.byref(process), ctypes.byref(native))
+    except (AttributeError, OSError):
+        return None
+    return native.value if told else None
+
+
+def _is_translated() -> bool:
+    """Return whether Rosetta translates this process.
+
+    Source: `sysctl.proc_translated` is 1 for a translated process and 0 for a native one; a Mac without Rosetta does
+    not know the name. https://developer.apple.com/documentation/apple-silicon/about-the-rosetta-translation-environment
+    """
+    if sys.platform != "darwin":
+        return False
+    value = ctypes.c_int(0)
+    size = ctypes.c_size_t(ctypes.sizeof(value))
+    try:
+        ask = ctypes.CDLL(None).sysctlbyname
+        ask.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+        failed = ask(b"sysctl.proc_translated", ctypes.byref(value), ctypes.byref(size), None, 0)
+    except (AttributeError, OSError):
+        return False
+    return failed == 0 and value.value == 1
 
 
 def _process_architecture() -> str:
     """Return what this Python was built for: the end of "linux-x86_64", "win-amd64", "win-arm64".
 
-    "macosx-11.0-universal2" is for both; it runs as what the machine is.
+    "macosx-11.0-universal2" is for both; what the system tells it of the machine is what it runs as, "x86_64" under
+    Rosetta.
     """
     built_for = _normal(sysconfig.get_platform().rsplit("-", 1)[-1])
-    return built_for if built_for in _ARCHITECTURES.values() else _architecture()
+    return built_for if built_for in _ARCHITECTURES.values() else _normal(platform.machine())
 
 
 def _normal(architecture: str) -> str:

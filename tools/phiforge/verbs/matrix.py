@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from phiforge import catalog, errors
 from phiforge.checkpoint import hub
+from phiforge.providers import measuring_verb
 from phiforge.target import load_profile
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 # The extra of the light install that runs a provider's variants.
 _EXTRAS = {"cpu": "cpu", "dml": "windows", "qnn": "qnn", "webgpu": "webgpu"}
-_NPU = "qnn"
+# Stands for the model's name in the places of its releases; anything else in braces is a mistake.
+MODEL_PLACEHOLDER = "{model}"
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 SELF_HOSTED, LABEL_PREFIX = "self-hosted", "phiforge-"
 
 
@@ -57,11 +60,16 @@ class MeasureJob(_Job):
 
 
 class ReleaseJob(_Job):
-    """Release a package with the evidence of its devices: the artifacts whose names begin with `evidence`."""
+    """Release a package with the evidence of its devices: the artifacts whose names begin with `evidence`.
+
+    `destination` is where it goes and `previous` where the release before it is, each empty where none was given.
+    """
 
     model: str
     package: str
     evidence: str
+    destination: str
+    previous: str
 
 
 class Jobs(_Job):
@@ -77,6 +85,8 @@ def matrix(
     *,
     targets: Sequence[str],
     measured: Sequence[str] | None = None,
+    destination: str = "",
+    previous: str = "",
     project: Path | None = None,
 ) -> Jobs:
     """Lay out the jobs of a release: models times devices.
@@ -85,6 +95,8 @@ def matrix(
         checkpoints: Folders or Hub ids; `ID@COMMIT` for a commit that is not pinned.
         targets: Names of device profiles.
         measured: Those of the targets that a runner is there for; by default all.
+        destination: Where a model's release goes, with `{model}` for its name.
+        previous: Where the release before it is, with `{model}` too.
         project: The project with pipelines/ and targets/.
 
     Raises:
@@ -92,8 +104,8 @@ def matrix(
         ProfileInvalidError: One breaks its schema.
         CheckpointNotFoundError: A checkpoint is neither a folder nor a Hub id.
         RevisionInvalidError: No commit of a Hub id is known, or a folder is given one.
-        ValueError: Two checkpoints have one name, a name cannot be an artifact's, or what is to be measured is not
-            built.
+        ValueError: Two checkpoints have one name, a name cannot be an artifact's, what is to be measured is not built,
+            or several models would be released to one place or held against one release.
     """
     root = project or catalog.find_project()
     profiles = {name: load_profile(catalog.profile_path(root, name)) for name in dict.fromkeys(targets)}
@@ -106,12 +118,13 @@ def matrix(
     twice = sorted({model for model in models if models.count(model) > 1})
     if twice:
         raise ValueError(f"Two checkpoints are called {', '.join(twice)}; their packages would have one name.")
+    places = zip(
+        _places("destination", destination, models), _places("previous release", previous, models), strict=True
+    )
     return Jobs(
         build=tuple(builds),
         measure=tuple(_measure_job(build, profiles[name]) for build in builds for name in kept),
-        release=tuple(
-            ReleaseJob(model=build.model, package=build.artifact, evidence=_evidence(build.model)) for build in builds
-        ),
+        release=tuple(_release_job(build, to, against) for build, (to, against) in zip(builds, places, strict=True)),
     )
 
 
@@ -147,12 +160,35 @@ def _measure_job(build: BuildJob, profile: Profile) -> MeasureJob:
     return MeasureJob(
         model=build.model,
         profile=profile.name,
-        verb="bench" if provider == _NPU else "measure",
+        verb=measuring_verb(provider),
         extra=_EXTRAS[provider],
         labels=(SELF_HOSTED, f"{LABEL_PREFIX}{profile.name}"),
         package=build.artifact,
         artifact=f"{_evidence(build.model)}{profile.name}",
     )
+
+
+def _release_job(build: BuildJob, destination: str, previous: str) -> ReleaseJob:
+    return ReleaseJob(
+        model=build.model,
+        package=build.artifact,
+        evidence=_evidence(build.model),
+        destination=destination,
+        previous=previous,
+    )
+
+
+def _places(what: str, text: str, models: Sequence[str]) -> list[str]:
+    """Return the place of each model: the text with the model's name in it."""
+    unknown = sorted(set(_PLACEHOLDER.findall(text)) - {MODEL_PLACEHOLDER})
+    if unknown:
+        raise ValueError(f"The {what} {text} has {', '.join(unknown)}; only {MODEL_PLACEHOLDER} stands for something.")
+    if text and len(models) > 1 and MODEL_PLACEHOLDER not in text:
+        raise ValueError(
+            f"The {what} {text} is one place for {len(models)} models ({', '.join(models)}), and a place holds one: "
+            f"write {MODEL_PLACEHOLDER} where the model's name belongs."
+        )
+    return [text.replace(MODEL_PLACEHOLDER, model) for model in models]
 
 
 def _evidence(model: str) -> str:
