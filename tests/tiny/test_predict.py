@@ -13,6 +13,7 @@ from phiforge.catalog import find_project
 from phiforge.checkpoint.nano import CHECKPOINT_DIR
 from phiforge.evidence import Kind, Latency, Prediction, load_evidence
 from phiforge.graph.costs import graph_costs
+from phiforge.roofline import Held, PredictionError
 from phiforge.verbs.build import BuildResult
 
 EVIDENCE = Path("evidence", "cpu-int4")
@@ -72,8 +73,47 @@ def test_a_package_holds_its_predictions(nano_build: BuildResult) -> None:
 def test_a_prediction_is_held_against_the_packages_own_measurement(nano_build: BuildResult, tmp_path: Path) -> None:
     assert nano_build.package is not None
     (made,) = phiforge.predict([nano_build.package], output=tmp_path).predicted
-    assert {error.metric for error in made.errors} == {"ttft_ms", "decode_tokens_per_s"}
+    (held,) = made.held
+    assert {error.metric for error in held.errors} == {"ttft_ms", "decode_tokens_per_s"}
+    assert not held.of_machine
+    assert made.as_measured is None
     assert load_evidence(made.path) == made.prediction
+
+
+def test_the_error_is_of_the_machine_that_measured(nano_build: BuildResult, tmp_path: Path) -> None:
+    """With rates ten times the profile's, the prediction for the device stays, and that for the machine is faster."""
+    assert nano_build.package is not None
+    (plain,) = phiforge.predict([nano_build.package], output=tmp_path / "a").predicted
+    rates = plain.prediction.bandwidth_bytes_per_s, plain.prediction.operations_per_s
+    (made,) = phiforge.predict(
+        [nano_build.package],
+        output=tmp_path / "b",
+        bandwidth_bytes_per_s=10 * rates[0],
+        operations_per_s=10 * rates[1],
+    ).predicted
+    (held,) = made.held
+    assert made.prediction == plain.prediction
+    assert held.of_machine
+    assert made.as_measured is not None
+    there = load_evidence(made.as_measured)
+    measured = load_evidence(nano_build.package / EVIDENCE / "latency-cpu-x64.json")
+    assert isinstance(there, Prediction)
+    assert isinstance(measured, Latency)
+    assert (there.bandwidth_bytes_per_s, there.conditions.machine) == (10 * rates[0], measured.conditions.machine)
+    assert [error.predicted for error in held.errors if error.metric == "ttft_ms"] == [
+        row.ttft_ms for row in there.rows if row.prompt_tokens in {item.prompt_tokens for item in measured.rows}
+    ]
+    assert all(error.predicted < other.predicted for error, other in _first_tokens(held, plain.held[0]))
+
+    phiforge.report([nano_build.package], output=tmp_path / "report", evidence=[made.as_measured])
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "Predicted with the rates of the machine that measured" in text
+    assert "Measured on another machine than the one predicted for" in text
+
+
+def _first_tokens(one: Held, other: Held) -> list[tuple[PredictionError, PredictionError]]:
+    sides = ([error for error in held.errors if error.metric == "ttft_ms"] for held in (one, other))
+    return list(zip(*sides, strict=True))
 
 
 def test_efficiencies_are_fitted_to_the_packages_own_measurement(nano_build: BuildResult, tmp_path: Path) -> None:

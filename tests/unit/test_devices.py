@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import roofline as bench
 from broken.checkpoints import make_checkpoint
 from phiforge import catalog, errors
 from phiforge.checkpoint.config import ModelConfig, load_config
@@ -129,3 +130,24 @@ def test_every_profile_tells_where_its_rates_are_from(name: str) -> None:
     borrowed = "borrowed" in roofline.efficiency_source
     assert borrowed == (roofline.efficiency_error_fraction is None)
     assert borrowed != roofline.efficiency_source.startswith("fitted to")
+    assert "without the first tokens of phi-4-nano" in roofline.efficiency_source
+
+
+@pytest.mark.parametrize("name", catalog.profile_names(ROOT))
+def test_every_profile_has_the_efficiencies_that_the_bench_fits(name: str) -> None:
+    table, fit = load_profile(catalog.profile_path(ROOT, name)).hardware.roofline, bench.fit()
+    assert table is not None
+    assert table.bandwidth_efficiency_fraction == round(fit.roof.bandwidth_efficiency_fraction, 3)
+    assert table.compute_efficiency_fraction == round(fit.roof.compute_efficiency_fraction, 3)
+    assert table.node_overhead_us == round(fit.roof.node_overhead_us, 2)
+    assert table.efficiency_error_fraction in (None, round(fit.error_fraction, 3))
+    assert f"fitted to {fit.runs} times" in table.efficiency_source
+    short = sorted(round(-100 * error) for _, _, error in bench.told(bench.LEFT_OUT, fit))
+    assert f"{short[0]} to {short[-1]} % too short" in table.efficiency_source
+
+
+def test_the_page_has_the_tables_that_the_bench_prints() -> None:
+    page = (ROOT / "docs" / "prediction.md").read_text(encoding="utf-8")
+    for times in (bench.FITTED, bench.LEFT_OUT):
+        for row in bench.table(times, bench.fit()):
+            assert row in page, row

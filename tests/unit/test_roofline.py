@@ -13,11 +13,12 @@ from phiforge.evidence import Conditions, Kind, Latency, LatencyRow, Machine, Me
 from phiforge.roofline import (
     Roof,
     TimedRun,
+    efficiency_told,
     fit_roof,
+    hold,
     largest_context,
     memory_need,
     predicted_rows,
-    prediction_errors,
     prompt_lengths,
     prompt_ms,
     timed_runs,
@@ -168,17 +169,54 @@ def test_rates_that_the_times_exceed_are_refused() -> None:
 
 def test_errors_stand_beside_what_was_measured() -> None:
     rows = tuple(PredictedRow(prompt_tokens=n, ttft_ms=90.0, decode_tokens_per_s=12.0) for n in (16, 128))
-    found = prediction_errors(prediction(rows), latency({128: (100.0, 10.0), 512: (1.0, 1.0)}))
-    assert [(e.metric, e.prompt_tokens, e.measured) for e in found] == [
+    held = hold(prediction(rows), latency({128: (100.0, 10.0), 512: (1.0, 1.0)}))
+    assert held is not None
+    assert [(e.metric, e.prompt_tokens, e.measured) for e in held.errors] == [
         ("ttft_ms", 128, 100.0),
         ("decode_tokens_per_s", 128, 10.0),
     ]
-    assert [e.error_fraction for e in found] == pytest.approx([-0.1, 0.2])
+    assert [e.error_fraction for e in held.errors] == pytest.approx([-0.1, 0.2])
 
 
-def test_another_variant_is_not_compared() -> None:
+def test_another_variant_or_prompt_is_not_compared() -> None:
     rows = (PredictedRow(prompt_tokens=128, ttft_ms=90.0, decode_tokens_per_s=12.0),)
-    assert prediction_errors(prediction(rows, "v"), latency({128: (100.0, 10.0)}, "w")) == ()
+    assert hold(prediction(rows, "v"), latency({128: (100.0, 10.0)}, "w")) is None
+    assert hold(prediction(rows, "v"), latency({64: (100.0, 10.0)}, "v")) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "of_machine"),
+    [
+        ({}, True),
+        ({"machine": MACHINE.model_copy(update={"memory_bytes": (1 << 34) - 1000, "power_source": "mains"})}, True),
+        ({"machine": MACHINE.model_copy(update={"processor": "another"})}, False),
+        ({"threads": 1}, False),
+        ({"provider": "dml"}, False),
+    ],
+)
+def test_errors_are_of_the_prediction_on_the_machine_that_measured_alone(
+    change: dict[str, object], of_machine: bool
+) -> None:
+    rows = (PredictedRow(prompt_tokens=128, ttft_ms=90.0, decode_tokens_per_s=12.0),)
+    made = prediction(rows)
+    made = made.model_copy(update={"conditions": made.conditions.model_copy(update=change)})
+    held = hold(made, latency({128: (100.0, 10.0)}))
+    assert held is not None
+    assert held.of_machine == of_machine
+    assert ("no errors of the prediction" in held.said) != of_machine
+    assert "made up, 2 threads" in held.said
+
+
+def test_the_error_of_a_fit_says_in_one_sentence_what_it_covers() -> None:
+    made = prediction(()).model_copy(
+        update={"efficiency_source": "fitted to 8 times, without others", "efficiency_error_fraction": 0.0431}
+    )
+    assert efficiency_told(made) == (
+        "fitted to 8 times, without others; off by 4.3 % in the root of the mean square of those fitted times alone, "
+        "which says nothing of others."
+    )
+    borrowed = made.model_copy(update={"efficiency_source": "borrowed", "efficiency_error_fraction": None})
+    assert efficiency_told(borrowed) == "borrowed; how far off they are on this device is not known."
 
 
 @given(st.integers(0, 12_000_000_000), st.integers(1, 40_000))

@@ -14,6 +14,8 @@ import numpy as np
 
 from phiforge import errors
 from phiforge.evidence import MemoryNeed, PredictedRow
+from phiforge.evidence_file import lasting
+from phiforge.quantities import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from phiforge.costs import Costs
-    from phiforge.evidence import Latency, Prediction
+    from phiforge.evidence import Conditions, Latency, Prediction
 
 SHORTEST_PROMPT_TOKENS = 64
 # Models whose bytes per token differ by so much tell the time for each node and the bandwidth apart.
@@ -48,6 +50,10 @@ class Roof:
         computing = operations / (self.operations_per_s * self.compute_efficiency_fraction)
         return 1e3 * max(moving, computing) + 1e-3 * nodes * self.node_overhead_us
 
+    def of_run(self, run: TimedRun) -> float:
+        """Milliseconds that a measured run should have taken."""
+        return self.run_ms(moved_bytes=run.moved_bytes, operations=run.operations, nodes=run.nodes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionError:
@@ -58,6 +64,31 @@ class PredictionError:
     predicted: float
     measured: float
     error_fraction: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A prediction beside a measurement of the same variant, at the prompt lengths that both have.
+
+    Only where it was made with the rates of the machine that measured (`of_machine`) are these errors of the
+    prediction; otherwise they are differences between two machines too.
+    """
+
+    processor: str
+    threads: int
+    of_machine: bool
+    errors: tuple[PredictionError, ...]
+
+    @property
+    def said(self) -> str:
+        """What the errors are of, as a sentence."""
+        measured = f"{self.processor}, {self.threads} thread{'' if self.threads == 1 else 's'}"
+        if self.of_machine:
+            return f"Predicted with the rates of the machine that measured: {measured}."
+        return (
+            f"Measured on another machine than the one predicted for: {measured}, whose rates are not known here. So "
+            "the differences are between two machines, and no errors of the prediction."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +103,7 @@ class TimedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Efficiencies fitted to runs; the error is the root of the mean square of the relative errors of the times."""
+    """Efficiencies fitted to runs; the error is the root of the mean square of the relative errors of their times."""
 
     roof: Roof
     runs: int
@@ -144,18 +175,19 @@ def largest_context(costs: Costs, available_bytes: int, limit_tokens: int) -> in
     return low
 
 
-def prediction_errors(prediction: Prediction, latency: Latency) -> tuple[PredictionError, ...]:
-    """Hold a prediction against a measurement of the same variant, at the prompt lengths that both have.
+def hold(prediction: Prediction, latency: Latency) -> Held | None:
+    """Hold a prediction against a measurement.
 
     Args:
-        prediction: For a profile.
+        prediction: For a profile, or for a machine that measured as that profile says.
         latency: Measured as that profile says.
 
     Returns:
-        For each common prompt length, in order, the error of the TTFT's median and of the decode speed's.
+        For each common prompt length, in order, the error of the TTFT's median and of the decode speed's; None if the
+        variants are not the same one or no prompt length is.
     """
     if prediction.variant_sha256 != latency.variant_sha256:
-        return ()
+        return None
     measured = {row.prompt_tokens: row for row in latency.rows}
     found = []
     for row in prediction.rows:
@@ -164,31 +196,56 @@ def prediction_errors(prediction: Prediction, latency: Latency) -> tuple[Predict
             found.append(_error("ttft_ms", row.prompt_tokens, row.ttft_ms, beside.ttft_p50_ms))
             speeds = row.decode_tokens_per_s, beside.decode_tokens_per_s_p50
             found.append(_error("decode_tokens_per_s", row.prompt_tokens, *speeds))
-    return tuple(found)
+    there = latency.conditions
+    if not found:
+        return None
+    return Held(
+        processor=there.machine.processor,
+        threads=there.threads,
+        of_machine=_ran_on(prediction.conditions) == _ran_on(there),
+        errors=tuple(found),
+    )
+
+
+def efficiency_told(prediction: Prediction) -> str:
+    """Return where the efficiencies are from and what their error covers, in one sentence."""
+    error = prediction.efficiency_error_fraction
+    if error is None:
+        return f"{prediction.efficiency_source}; how far off they are on this device is not known."
+    return (
+        f"{prediction.efficiency_source}; off by {quantity(error, 'fraction', 2)} in the root of the mean square of "
+        "those fitted times alone, which says nothing of others."
+    )
+
+
+def _ran_on(conditions: Conditions) -> tuple[object, ...]:
+    return lasting(conditions.machine), conditions.provider, conditions.threads
 
 
 def timed_runs(costs: Costs, latency: Latency) -> tuple[TimedRun, ...]:
     """Return what a measurement says of single runs: of each prompt length the median TTFT and time of a token."""
     found = []
     for row in latency.rows:
-        length, context = row.prompt_tokens, row.prompt_tokens + row.decode_tokens // 2
-        found.append(
-            TimedRun(
-                moved_bytes=costs.prompt_bytes(length),
-                operations=costs.prompt_operations(length),
-                nodes=costs.runs(length) * costs.nodes,
-                ms=row.ttft_p50_ms,
-            )
-        )
-        found.append(
-            TimedRun(
-                moved_bytes=costs.token_bytes(context),
-                operations=costs.token_operations(context),
-                nodes=costs.nodes,
-                ms=1e3 / row.decode_tokens_per_s_p50,
-            )
-        )
+        found.append(prompt_run(costs, row.prompt_tokens, row.ttft_p50_ms))
+        found.append(token_run(costs, row.prompt_tokens + row.decode_tokens // 2, 1e3 / row.decode_tokens_per_s_p50))
     return tuple(found)
+
+
+def prompt_run(costs: Costs, tokens: int, ms: float) -> TimedRun:
+    """Return a measured time to the first token of a prompt, with what it moves and computes."""
+    return TimedRun(
+        moved_bytes=costs.prompt_bytes(tokens),
+        operations=costs.prompt_operations(tokens),
+        nodes=costs.runs(tokens) * costs.nodes,
+        ms=ms,
+    )
+
+
+def token_run(costs: Costs, context: int, ms: float) -> TimedRun:
+    """Return a measured time of one token after `context` others, with what it moves and computes."""
+    return TimedRun(
+        moved_bytes=costs.token_bytes(context), operations=costs.token_operations(context), nodes=costs.nodes, ms=ms
+    )
 
 
 def fit_roof(runs: Sequence[TimedRun], *, bandwidth_bytes_per_s: float, operations_per_s: float) -> Fit:
@@ -223,7 +280,7 @@ def fit_roof(runs: Sequence[TimedRun], *, bandwidth_bytes_per_s: float, operatio
         compute_efficiency_fraction=min(1.0, float(1 / solved[1])),
         node_overhead_us=float(solved[2] * 1e6),
     )
-    told = [roof.run_ms(moved_bytes=r.moved_bytes, operations=r.operations, nodes=r.nodes) / r.ms - 1 for r in runs]
+    told = [roof.of_run(run) / run.ms - 1 for run in runs]
     return Fit(roof=roof, runs=len(runs), error_fraction=float(np.sqrt(np.mean(np.square(told)))))
 
 

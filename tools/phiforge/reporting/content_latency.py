@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from phiforge.gate import number
 from phiforge.reporting import text
 from phiforge.reporting.layout import Cell, Section, Table, num, word
-from phiforge.roofline import prediction_errors
+from phiforge.roofline import efficiency_told, hold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,10 +98,8 @@ def comparison(record: Comparison, key: str, added: str) -> Section:
 
 def prediction(record: Prediction, key: str, added: str, measured: Latency | None) -> Section:
     """What a roofline says of the device, beside what was measured where something was."""
-    known = {
-        (error.metric, error.prompt_tokens): error
-        for error in (prediction_errors(record, measured) if measured else ())
-    }
+    held = hold(record, measured) if measured else None
+    known = {(error.metric, error.prompt_tokens): error for error in (held.errors if held else ())}
     rows = tuple(
         (
             num(text.whole(row.prompt_tokens)),
@@ -112,24 +110,24 @@ def prediction(record: Prediction, key: str, added: str, measured: Latency | Non
         )
         for row in record.rows
     )
+    apart = "Difference" if held is not None and not held.of_machine else "Error"
     columns = (
         "Prompt, tokens",
         "First token, predicted",
         "First token, measured",
-        "Error",
+        apart,
         "Decode, predicted",
         "Decode, measured",
-        "Error",
+        apart,
     )
-    times = Table(columns=columns, rows=rows, caption="Error is predicted ÷ measured minus 1", stacked=True)
-    error = record.efficiency_error_fraction
-    told = "how far it was off there is not known" if error is None else f"off by {text.value(error, 'fraction', 2)}"
+    caption = f"{apart} is predicted ÷ measured minus 1{f'. {held.said}' if held else ''}"
+    times = Table(columns=columns, rows=rows, caption=caption, stacked=True)
     intro = (
         f"A roofline, no measurement: {number(record.bandwidth_bytes_per_s / 1e9)} GB/s at "
         f"{text.value(record.bandwidth_efficiency_fraction, 'fraction', 3)} and "
         f"{number(record.operations_per_s / 1e12)} trillion operations/s at "
         f"{text.value(record.compute_efficiency_fraction, 'fraction', 3)} of what the device is said to do. "
-        f"Efficiency: {record.efficiency_source}; {told}."
+        f"Efficiency: {efficiency_told(record)}"
     )
     tables = (times, _memory_need(record))
     return Section(key, f"Prediction{added}", intro, kind=record.kind, tables=tables, evidence=key)

@@ -4,60 +4,58 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from phiforge import catalog, errors
-from phiforge.bandwidth import measure_bandwidth
 from phiforge.devices import roof_of
 from phiforge.evidence import Conditions, Kind, Latency, Machine, Prediction, dump_evidence, invalid, parse_evidence
-from phiforge.evidence_file import is_evidence_file, lasting, parse_evidence_file
+from phiforge.evidence_file import is_evidence_file, parse_evidence_file
 from phiforge.graph.costs import graph_costs, recorded_costs
-from phiforge.machine import describe_machine
 from phiforge.packaging.layout import EVIDENCE_FOLDER, MANIFEST
 from phiforge.roofline import (
-    fit_roof,
+    hold,
     memory_need,
     predicted_rows,
-    prediction_errors,
     prompt_lengths,
-    timed_runs,
 )
 from phiforge.store import write_atomically
-from phiforge.target import Roofline, load_profile
+from phiforge.target import load_profile
+from phiforge.verbs.fitting import fit_machine, machine_rates, of_machine, with_fit
 from phiforge.verbs.judging import phiforge_version
 from phiforge.verbs.output import prepare_output
 from phiforge.verbs.packaged import packaged_profiles
 from phiforge.verbs.subject import GENAI_CONFIG, find_subjects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from phiforge.costs import Costs
-    from phiforge.roofline import Fit, PredictionError
-    from phiforge.target import Profile
+    from phiforge.roofline import Held
+    from phiforge.target import Profile, Roofline
+    from phiforge.verbs.fitting import Fitted, MachineRates
     from phiforge.verbs.subject import Subject
 
 WEIGHT_FILES = (".bin", ".data")
+# After the profile's name, for the prediction with the rates of the machine that measured.
+AS_MEASURED = "as-measured"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """One prediction, where it was written, and its errors where the same was measured."""
+    """One prediction, where it was written, and what was measured of the same variant beside it.
+
+    `as_measured` is the file of the prediction for the machine that measured, where its rates are known; `held` then
+    has the errors of that one.
+    """
 
     variant: str
     profile: str
     prediction: Prediction
-    errors: tuple[PredictionError, ...]
     path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """A roofline fitted to measurements, and which."""
-
-    fit: Fit
-    source: str
+    held: tuple[Held, ...] = ()
+    as_measured: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,9 @@ def predict(
 ) -> Predictions:
     """Predict each variant for each of its profiles and write prediction-<profile>.json.
 
-    Where the variant's latency was measured, the prediction is held against it.
+    Where the variant's latency was measured, it stands beside. With the rates of the machine that measured, the variant
+    is predicted for that machine too, which gives the prediction's error; without them there are only differences
+    between two machines.
 
     Args:
         subjects: Packages, built variants or model folders.
@@ -96,27 +96,50 @@ def predict(
     Raises:
         ProfileUnknownError: There is no such profile, or none was named.
         ProfileInvalidError: A profile does not tell the device's rates.
-        EvidenceInvalidError: The evidence is broken, or nothing can be fitted to it.
+        EvidenceInvalidError: The evidence is broken, nothing can be fitted to it, or rates are given and it is not of
+            one machine.
         GraphMismatchError: A variant's costs cannot be counted.
     """
     found = [(path, subject, costs_of(subject)) for path in subjects for subject in find_subjects(path)]
     measured = _measured(subjects, evidence)
-    rates = (bandwidth_bytes_per_s, operations_per_s)
-    fitted = _fitted([(subject, costs) for _, subject, costs in found], measured, *rates) if fit else None
+    pairs = [(latency, item) for latency in measured for item in found if item[1].sha256 == latency.variant_sha256]
+    rates = None
+    if fit or bandwidth_bytes_per_s is not None or operations_per_s is not None:
+        rates = machine_rates([latency for latency, _ in pairs], bandwidth_bytes_per_s, operations_per_s)
+    timed = [(latency, subject, costs) for latency, (_, subject, costs) in pairs]
+    fitted = fit_machine(timed, rates) if fit and rates else None
     prepare_output(output)
     predicted = []
     for path, subject, costs in found:
+        own = [latency for latency, item in pairs if item[1] is subject]
         for profile in _profiles(path, subject, target, project):
-            made = predict_variant(subject, profile, costs=costs, fitted=fitted, wanted=_lengths(measured))
-            folder = output / subject.name
-            folder.mkdir(parents=True, exist_ok=True)
-            file = folder / prediction_file(profile)
-            write_atomically(file, dump_evidence(made))
-            held = tuple(error for latency in measured for error in prediction_errors(made, latency))
-            predicted.append(
-                Predicted(variant=subject.name, profile=profile.name, prediction=made, errors=held, path=file)
-            )
+            make = partial(predict_variant, subject, costs=costs, fitted=fitted, wanted=_lengths(measured))
+            predicted.append(_beside(subject, profile, make, own, rates, output / subject.name))
     return Predictions(predicted=tuple(predicted), fitted=fitted)
+
+
+def _beside(
+    subject: Subject,
+    profile: Profile,
+    make: Callable[..., Prediction],
+    measured: Sequence[Latency],
+    rates: MachineRates | None,
+    folder: Path,
+) -> Predicted:
+    """Predict a variant for a profile, write it, and hold it against what was measured of the variant."""
+    made = there = make(profile)
+    path = folder / prediction_file(profile)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, dump_evidence(made))
+    as_measured = None
+    if rates is not None and measured:
+        there = make(profile, rates=rates)
+        as_measured = path.with_name(f"{path.stem}-{AS_MEASURED}.json")
+        write_atomically(as_measured, dump_evidence(there))
+    held = tuple(item for latency in measured if (item := hold(there, latency)) is not None)
+    return Predicted(
+        variant=subject.name, profile=profile.name, prediction=made, path=path, held=held, as_measured=as_measured
+    )
 
 
 def predict_variant(
@@ -126,6 +149,7 @@ def predict_variant(
     costs: Costs | None = None,
     fitted: Fitted | None = None,
     wanted: Sequence[int] = (),
+    rates: MachineRates | None = None,
 ) -> Prediction:
     """Predict one variant for one profile.
 
@@ -135,18 +159,19 @@ def predict_variant(
         costs: Its costs, if they are counted already.
         fitted: Efficiencies to take instead of the profile's.
         wanted: Prompt lengths to predict besides the profile's.
+        rates: Those of a machine that measured, to predict it instead of the profile's device.
 
     Raises:
         ProfileInvalidError: The profile does not tell the device's rates.
     """
-    table = _with_fit(_roofline(profile), fitted)
+    table = of_machine(with_fit(_roofline(profile), fitted), rates)
     costs = costs or costs_of(subject)
     context = _context(subject, profile)
     decode = profile.measure.decode_tokens
     lengths = prompt_lengths(context, decode, (*profile.measure.prompt_tokens, *wanted))
     return Prediction(
         kind=Kind.PREDICTED,
-        conditions=_conditions(profile),
+        conditions=_conditions(profile) if rates is None else _conditions_there(rates),
         variant_sha256=subject.sha256,
         profile=profile.name,
         bandwidth_bytes_per_s=table.memory_bandwidth_bytes_per_s,
@@ -224,6 +249,17 @@ def _conditions(profile: Profile) -> Conditions:
     )
 
 
+def _conditions_there(rates: MachineRates) -> Conditions:
+    """The machine that measured, which is predicted; nothing was run, so there is no time."""
+    return Conditions(
+        machine=rates.conditions.machine,
+        provider=rates.conditions.provider,
+        threads=rates.conditions.threads,
+        versions={"phiforge": phiforge_version()},
+        notes=("Predicted: nothing was run. Rates: as given for the machine that measured.",),
+    )
+
+
 def _roofline(profile: Profile) -> Roofline:
     if profile.hardware.roofline is None:
         raise errors.ProfileInvalidError(
@@ -232,20 +268,6 @@ def _roofline(profile: Profile) -> Roofline:
             fix="Add one (docs/profiles.md), or name a profile that has it with --target.",
         )
     return profile.hardware.roofline
-
-
-def _with_fit(table: Roofline, fitted: Fitted | None) -> Roofline:
-    if fitted is None:
-        return table
-    return table.model_copy(
-        update={
-            "bandwidth_efficiency_fraction": fitted.fit.roof.bandwidth_efficiency_fraction,
-            "compute_efficiency_fraction": fitted.fit.roof.compute_efficiency_fraction,
-            "node_overhead_us": fitted.fit.roof.node_overhead_us,
-            "efficiency_source": fitted.source,
-            "efficiency_error_fraction": fitted.fit.error_fraction,
-        }
-    )
 
 
 def _profiles(path: Path, subject: Subject, target: str | None, project: Path | None) -> list[Profile]:
@@ -283,45 +305,3 @@ def _records(path: Path) -> Iterator[object]:
 
 def _lengths(measured: Sequence[Latency]) -> list[int]:
     return sorted({row.prompt_tokens for latency in measured for row in latency.rows})
-
-
-def _fitted(
-    found: Sequence[tuple[Subject, Costs]],
-    measured: Sequence[Latency],
-    bandwidth_bytes_per_s: float | None,
-    operations_per_s: float | None,
-) -> Fitted:
-    """Fit one machine's efficiencies to the latency of those variants that are here."""
-    pairs = [(latency, item) for latency in measured for item in found if item[0].sha256 == latency.variant_sha256]
-    if not pairs:
-        raise _unfit(
-            "None of the measured latency is of a variant that was given.", "Give the variants too: PACKAGE ..."
-        )
-    machines = {(lasting(item.conditions.machine).model_dump_json(), item.conditions.threads) for item, _ in pairs}
-    if len(machines) > 1:
-        raise _unfit("The latency is of several machines or numbers of threads.", "Fit each of them by itself.")
-    if operations_per_s is None:
-        raise _unfit(
-            "The compute rate of the machine is not known.",
-            "Give it with --operations-per-s: cores x clock x operations per clock in the type of the products.",
-        )
-    conditions = pairs[0][0].conditions
-    if bandwidth_bytes_per_s is None:
-        if lasting(describe_machine()) != lasting(conditions.machine):
-            raise _unfit(
-                "The bandwidth of the machine is not known, and it is not this one.",
-                "Give it with --bandwidth-bytes-per-s, or fit on the machine that measured.",
-            )
-        bandwidth_bytes_per_s = measure_bandwidth(conditions.threads or 1)
-    runs = [run for latency, (_, costs) in pairs for run in timed_runs(costs, latency)]
-    fit = fit_roof(runs, bandwidth_bytes_per_s=bandwidth_bytes_per_s, operations_per_s=operations_per_s)
-    models = sorted({item[0].record.checkpoint.name if item[0].record else item[0].name for _, item in pairs})
-    source = (
-        f"fitted to {fit.runs} times of {', '.join(models)} on {conditions.machine.processor}, {conditions.threads} "
-        f"threads, by {conditions.provider}"
-    )
-    return Fitted(fit=fit, source=source)
-
-
-def _unfit(why: str, fix: str) -> errors.EvidenceInvalidError:
-    return errors.EvidenceInvalidError("The efficiencies cannot be fitted.", why=why, fix=fix)
