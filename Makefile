@@ -33,16 +33,18 @@ gpu: $(VENV)/.gpu
 PACKAGE := artifacts/phi-4-nano.ortpackage
 RELEASE := artifacts/release
 ABSENT := directml-generic webgpu-generic qnn-x-elite
+FORMS := folder oci hf foundry
 release: $(VENV)/.release
 	$(BIN)/phiforge build $(NANO) --target cpu-x64 $(ABSENT:%=--target %) || test $$? -eq 4
 	$(BIN)/phiforge report $(PACKAGE) -o artifacts/report || test $$? -eq 4
 	mkdir -p $(RELEASE)
+	rm -rf $(FORMS:%=$(RELEASE)/%) $(FORMS:%=$(RELEASE)/.%.publishing)
 	test -f $(RELEASE)/private.pem || openssl ecparam -name prime256v1 -genkey -noout -out $(RELEASE)/private.pem
 	openssl ec -in $(RELEASE)/private.pem -pubout -out $(RELEASE)/public.pem
 	$(BIN)/phiforge release $(PACKAGE) --first --key $(RELEASE)/private.pem \
 	    $(ABSENT:%=--waive '%=no such device was at hand') \
 	    --to $(RELEASE)/folder --to oci:$(RELEASE)/oci --to hf:$(RELEASE)/hf --to foundry:$(RELEASE)/foundry
-	for form in folder oci hf foundry; do \
+	for form in $(FORMS); do \
 	    $(BIN)/phiforge verify $(RELEASE)/$$form --key $(RELEASE)/public.pem || exit; done
 
 test: lint unit tiny browser

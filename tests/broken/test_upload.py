@@ -66,6 +66,8 @@ def test_a_release_is_one_commit(hub: UploadHub, prepared: Path, tmp_path: Path)
     assert hash_files(write(hub, tmp_path / "clone")) == hash_files(tmp_path / "disk")
     with open_release(tmp_path / "clone") as folder:
         assert folder == tmp_path / "clone"
+    (there,) = check_destination(DESTINATION, MODEL)
+    assert (there.model, there.version) == (MODEL, "1.0")
     assert {file.name for file in published.files if file.lfs} == {n for n in hub.files if ".onnx" in n}
     assert sorted(told) == sorted(hub.files)
     assert {file.action for file in published.files} == {"add"}

@@ -59,8 +59,17 @@ def test_a_tool_of_no_version_is_named(tmp_path: Path) -> None:
     assert faults == ["build/cpu-int4: the versions of onnx are not known"]
 
 
-def test_calibration_texts_without_a_hash_are_told(tmp_path: Path) -> None:
+def test_what_is_no_digest_is_told(tmp_path: Path) -> None:
+    package = make_package(tmp_path, Made(tools={**TOOLS, "phiforge-code": "dev"}, npu=False))
+    assert read_recipes(package)[1] == ["build/cpu-int4: phiforge-code is no digest"]
+    facts = json.loads((package / "build/cpu-int4/variant.json").read_text(encoding="utf-8"))
+    edit(package, "variant.json", checkpoint=facts["checkpoint"] | {"fingerprint": "mine"})
+    assert "the fingerprint of the checkpoint is no SHA-256" in "; ".join(read_recipes(package)[1])
+
+
+@pytest.mark.parametrize("digest", [None, "", "mine"])
+def test_calibration_texts_without_a_hash_are_told(tmp_path: Path, digest: str | None) -> None:
     workflow = copy.deepcopy(WORKFLOW)
-    workflow["passes"]["quantize"]["calibration_sha256"] = None
+    workflow["passes"]["quantize"]["calibration_sha256"] = digest
     faults = read_recipes(make_package(tmp_path, Made(workflow=workflow, npu=False)))[1]
     assert faults == ["build/cpu-int4: workflow.json does not name the calibration texts of the pass quantize by hash"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiforge import errors
@@ -18,18 +21,21 @@ from phiforge.release.layout import BILL, CARD, CHANGES, CHANGES_TEXT, EVIDENCE,
 from phiforge.release.provenance import provenance
 from phiforge.release.signing import sign
 from phiforge.release.sums import write_sums
-from phiforge.store import copy_folder, disk_full_guard
+from phiforge.store import Store, copy_folder, disk_full_guard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pydantic import BaseModel
 
     from phiforge.evidence import AnyEvidence
     from phiforge.release.card import CardInput
     from phiforge.release.changes import Changes
+    from phiforge.release.destinations import Destination
     from phiforge.release.signing import Signer
+
+
+WORK_SUFFIX = ".release"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,32 @@ class Candidate:
     evidence: Mapping[str, Sequence[AnyEvidence]]
     runtimes: Mapping[str, str]
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def preparing_folder(destinations: Sequence[Destination], *, dry_run: bool) -> Iterator[Path]:
+    """A folder to make the release in: beside the first destination on this disk, which has room for it.
+
+    What a killed run left there goes.
+
+    Args:
+        destinations: Where the release will go.
+        dry_run: Whether it goes nowhere; then the folder is a temporary one.
+
+    Raises:
+        OutputLockedError: Another run makes its release there.
+    """
+    paths = [item.path.resolve() for item in destinations if item.path is not None]
+    if dry_run or not paths:
+        with tempfile.TemporaryDirectory(prefix="phiforge-release-") as name:
+            yield Path(name) / "release"
+        return
+    folder = paths[0].with_name(f".{paths[0].name}{WORK_SUFFIX}")
+    with Store(folder).lock():
+        try:
+            yield folder / "release"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 OLIVE_PACKAGE = "olive-package.json"
 CODE_DIGEST = "phiforge-code"
 ABSENT = "absent"
+_HEX, _SHA256 = re.compile("([0-9a-f]{2})+"), re.compile("[0-9a-f]{64}")
 # What only an NPU's variant is made with.
 _NPU_TOOLS = ("onnxruntime-qnn",)
 
@@ -78,6 +80,10 @@ def _tool_faults(record: VariantRecord) -> Iterator[str]:
     unknown = [tool for tool in needed if record.toolchain.get(tool, ABSENT) in (ABSENT, "")]
     if unknown:
         yield f"the versions of {', '.join(unknown)} are not known"
+    elif not _HEX.fullmatch(record.toolchain[CODE_DIGEST]):
+        yield f"{CODE_DIGEST} is no digest"
+    if not _SHA256.fullmatch(record.checkpoint.fingerprint):
+        yield "the fingerprint of the checkpoint is no SHA-256"
 
 
 def _pass_faults(workflow: Mapping[str, Any], olive: Mapping[str, Any]) -> Iterator[str]:
@@ -90,7 +96,7 @@ def _pass_faults(workflow: Mapping[str, Any], olive: Mapping[str, Any]) -> Itera
         kind = options.get("type") if isinstance(options, dict) else None
         if not isinstance(registered, dict) or kind not in registered:
             yield f"{OLIVE_PACKAGE} does not say what the pass {name} ({kind}) is"
-        elif options.get("calibration") is not None and not options.get("calibration_sha256"):
+        elif options.get("calibration") is not None and not _SHA256.fullmatch(str(options.get("calibration_sha256"))):
             yield f"{WORKFLOW_FILE} does not name the calibration texts of the pass {name} by hash"
 
 

@@ -51,8 +51,8 @@ def apply_waivers(
 
     Args:
         waivings: As they were given.
-        unpassed: The checks of each required profile that did not pass.
-        known: The names of all checks of each required profile.
+        unpassed: The checks of each profile that refuse the release.
+        known: The names of all checks of each profile.
 
     Raises:
         WaiverInvalidError: A profile or check is unknown, is waived twice, or needs no waiver. A check that failed is
@@ -82,8 +82,8 @@ def _check_known(waiving: Waiving, known: Mapping[str, Sequence[str]]) -> None:
     if waiving.profile not in known:
         named = ", ".join(known) or "none"
         raise _invalid(
-            f"There is a waiver for {waiving.profile}, which this release does not require.",
-            f"It requires {named}.",
+            f"There is a waiver for {waiving.profile}, which this release has not.",
+            f"Its profiles are {named}.",
         )
     if waiving.check is not None and waiving.check not in known[waiving.profile]:
         named = ", ".join(dict.fromkeys(known[waiving.profile])) or "none"
@@ -102,7 +102,7 @@ def _unneeded(waiving: Waiving, unpassed: Sequence[Finding]) -> errors.WaiverInv
         )
     return _invalid(
         f"The waiver for {waiving.name} is not needed.",
-        "What it is for passed, or is waived already; a release says no more than is so.",
+        "What it is for passed, is not required, or is waived already; a release says no more than is so.",
     )
 
 

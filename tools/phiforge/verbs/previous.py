@@ -10,7 +10,7 @@ from phiforge import errors
 from phiforge.packaging.layout import MANIFEST, load_manifest
 from phiforge.packaging.verify import read_sums, verify_package
 from phiforge.packaging.write import content_hash
-from phiforge.release.destinations import open_release
+from phiforge.release.destinations import held, open_release
 from phiforge.release.destinations.existing import package_folder
 from phiforge.release.layout import EVIDENCE, Previous
 from phiforge.release.signing import Trust
@@ -18,7 +18,7 @@ from phiforge.verbs.standing import judge_package
 from phiforge.verbs.verify import check_release, unsigned_package
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from phiforge.release.signing import State
@@ -46,15 +46,17 @@ def open_previous(path: Path, model: str, trust: Trust) -> Iterator[Predecessor]
     Raises:
         PreviousReleaseError: It is neither, is of another model, or is not as it was published.
         SignatureInvalidError: The signature is not the expected one.
+        OutputLockedError: It was replaced while it was read.
     """
     if (path / MANIFEST).is_file():
         if trust != Trust():
             raise unsigned_package(path)
-        with _told(path):
-            verify_package(path)
-            facts = _package_facts(path)
-            found = _judged(path, path, facts, model)
-        yield found
+        with held(path):
+            with _told(path):
+                verify_package(path)
+                facts = _package_facts(path)
+                found = _judged(path, path, facts, model)
+            yield found
         return
     with contextlib.ExitStack() as stack:
         with _told(path):
@@ -71,7 +73,8 @@ def open_previous(path: Path, model: str, trust: Trust) -> Iterator[Predecessor]
                 seal_sha256=record.package.seal_sha256,
                 signature=_signature(record.signature, trust),
             )
-            found = _judged(path, package, facts, model, folder / EVIDENCE)
+            brought = [folder / EVIDENCE / name for name in sorted(record.evidence)]
+            found = _judged(path, package, facts, model, brought)
         yield found
 
 
@@ -112,9 +115,8 @@ def _package_facts(package: Path) -> Previous:
     )
 
 
-def _judged(path: Path, package: Path, facts: Previous, model: str, evidence: Path | None = None) -> Predecessor:
+def _judged(path: Path, package: Path, facts: Previous, model: str, brought: Sequence[Path] = ()) -> Predecessor:
     _check_model(path, facts.name, model)
-    brought = sorted(evidence.glob("*.json")) if evidence else []
     return Predecessor(facts=facts, sums=read_sums(package), profiles=judge_package(package, brought))
 
 

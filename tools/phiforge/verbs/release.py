@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +18,15 @@ from phiforge.packaging.write import content_hash
 from phiforge.release.bill import check_library
 from phiforge.release.card import CardInput
 from phiforge.release.changes import Side, find_differences
-from phiforge.release.destinations import check_apart, check_destination, parse_destination, publish
+from phiforge.release.destinations import (
+    Successor,
+    check_apart,
+    check_destination,
+    check_name,
+    check_succession,
+    parse_destination,
+    publish,
+)
 from phiforge.release.layout import (
     COMPARISON_PREFIX,
     PackageFacts,
@@ -29,20 +35,21 @@ from phiforge.release.layout import (
     check_version,
 )
 from phiforge.release.licences import licence_of
-from phiforge.release.prepare import Candidate, prepare, seal
+from phiforge.release.prepare import Candidate, prepare, preparing_folder, seal
 from phiforge.release.recipe import read_recipes
 from phiforge.release.signing import Signer, Trust, check_signer
 from phiforge.release.waivers import apply_waivers, parse_waiver
-from phiforge.store import Store
-from phiforge.verbs.checking import Checked, check_profiles
+from phiforge.reporting.missing import measuring_command
+from phiforge.verbs.checking import KEPT, Checked, check_profiles
 from phiforge.verbs.judging import phiforge_version
+from phiforge.verbs.merging import check_names
 from phiforge.verbs.previous import open_previous
 from phiforge.verbs.report import report
 from phiforge.verbs.standing import judge_package
 from phiforge.verbs.watch import Stages, Unwatched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from phiforge.gate import Finding
     from phiforge.release.changes import Changes
@@ -52,8 +59,6 @@ if TYPE_CHECKING:
     from phiforge.verbs.previous import Predecessor
     from phiforge.verbs.standing import Judged
     from phiforge.verbs.watch import Watcher
-
-WORK_SUFFIX = ".release"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,8 @@ class ReleaseOptions:
         first: Whether there is none.
         evidence: Files that devices brought.
         waivers: `PROFILE=REASON` or `PROFILE/CHECK=REASON`.
-        require: Profiles that must pass; all of the package's by default.
+        require: Profiles that must pass; all of the package's by default. One that is left out may be unverified, and
+            not fail.
         signer: Who signs.
         trust: Whose signature the previous release has.
         version: What the release is called; by default the first digits of the package's content hash.
@@ -138,11 +144,12 @@ def release(
         watcher: Told of stages.
 
     Raises:
-        ReleaseRefusedError: A required profile has not passed, something got worse than allowed, the recipe is
-            incomplete or a licence unknown; the message has every reason.
+        ReleaseRefusedError: A required profile has not passed, another one fails, something got worse than allowed,
+            a profile is gone, the recipe is incomplete or a licence unknown; the message has every reason.
         WaiverInvalidError: A waiver has no reason, or is for nothing.
-        PreviousReleaseError: The previous release cannot be used, or neither it nor `first` was given.
-        DestinationError: The release cannot go there.
+        PreviousReleaseError: The previous release cannot be used, neither it nor `first` was given, or `first` was
+            and another release is there.
+        DestinationError: The release cannot go there, or it is unsigned and would replace a signed one.
         PhiforgeError: In one of the other ways of `phiforge.errors`; nothing was published.
     """
     stages = Stages(watcher or Unwatched())
@@ -151,7 +158,7 @@ def release(
     with stages.timed("check the package"):
         subject = _read_subject(package, options.evidence)
         for destination in destinations:
-            check_destination(destination, subject.name, dry_run=options.dry_run)
+            _check_place(destination, subject, options)
     with contextlib.ExitStack() as stack:
         before = None
         if options.against is not None:
@@ -161,8 +168,8 @@ def release(
         plan, candidate = _planned(subject, before, checked, options, destinations)
     on_plan(plan)
     if plan.reasons:
-        raise _refused(plan)
-    with stages.timed("publish"), _work_folder(destinations, dry_run=options.dry_run) as folder:
+        raise _refused(plan, subject)
+    with stages.timed("publish"), preparing_folder(destinations, dry_run=options.dry_run) as folder:
         prepare(candidate, folder, options.signer, _write_report)
         published = [
             publish(
@@ -187,11 +194,15 @@ def _checked_options(options: ReleaseOptions) -> list[Destination]:
         )
     for text in options.waivers:
         parse_waiver(text)
+    check_names(options.evidence)
     if options.version is not None:
         check_version(options.version)
     check_library()
     check_signer(options.signer)
-    return [parse_destination(text) for text in options.destinations]
+    destinations = [parse_destination(text) for text in options.destinations]
+    for destination in destinations:
+        check_name(destination)
+    return destinations
 
 
 def _read_subject(package: Path, evidence: Sequence[Path]) -> _Subject:
@@ -209,6 +220,14 @@ def _read_subject(package: Path, evidence: Sequence[Path]) -> _Subject:
     )
 
 
+def _check_place(destination: Destination, subject: _Subject, options: ReleaseOptions) -> None:
+    """Check that a release of this package may go there, and take the place of what is there."""
+    there = check_destination(destination, subject.name, dry_run=options.dry_run)
+    content = content_hash(subject.sums)
+    successor = Successor(content_sha256=content, signed=options.signer.form != "none", first=options.first)
+    check_succession(destination, there, successor)
+
+
 def _planned(
     subject: _Subject,
     before: Predecessor | None,
@@ -219,8 +238,8 @@ def _planned(
     """Put the record together, with every reason why it may not go out."""
     waivers, left = apply_waivers(
         [parse_waiver(text) for text in options.waivers],
-        {name: checked.unpassed(name) for name in checked.required},
-        {name: [item.budget for item in checked.checks[name]] for name in checked.required},
+        {name: _refusing(checked, name) for name in checked.checks},
+        {name: [item.budget for item in items] for name, items in checked.checks.items()},
     )
     licence, unknown = licence_of(subject.package)
     files = _files(options.evidence, checked)
@@ -245,6 +264,17 @@ def _planned(
     reasons += [] if licence else [f"licence: {unknown}"]
     told = tuple(str(destination) for destination in destinations)
     return ReleasePlan(record=record, changes=changes, destinations=told, reasons=tuple(reasons)), candidate
+
+
+def _refusing(checked: Checked, profile: str) -> list[Finding]:
+    """The checks of a profile that refuse the release unless they are waived.
+
+    Of one that is not required, those that failed; that the previous release had it, and it is gone, counts always.
+    """
+    found = checked.unpassed(profile)
+    if profile in checked.required:
+        return found
+    return [item for item in found if item.outcome is Outcome.FAIL or item.budget == KEPT]
 
 
 def _record(
@@ -297,7 +327,8 @@ def _files(evidence: Sequence[Path], checked: Checked) -> dict[str, bytes]:
             raise errors.EvidenceInvalidError(
                 f"Two files of evidence are called {path.name}.",
                 why="They have different content, and a release keeps each under its name.",
-                fix="Rename one of them.",
+                fix="Rename one of them; of a record of time the name may go on behind the profile's, as "
+                "latency-<profile>-second.json.",
             )
     return files
 
@@ -327,34 +358,23 @@ def _hub_id(subject: _Subject) -> str | None:
     return next((model.hub_id for model in MODELS.values() if model.name in published), None)
 
 
-@contextlib.contextmanager
-def _work_folder(destinations: Sequence[Destination], *, dry_run: bool) -> Iterator[Path]:
-    """A folder to make the release in: beside the first destination on this disk, which has room for it.
-
-    What a killed run left there goes; another run at work there is an error.
-    """
-    paths = [item.path.resolve() for item in destinations if item.path is not None]
-    if dry_run or not paths:
-        with tempfile.TemporaryDirectory(prefix="phiforge-release-") as name:
-            yield Path(name) / "release"
-        return
-    folder = paths[0].with_name(f".{paths[0].name}{WORK_SUFFIX}")
-    with Store(folder).lock():
-        try:
-            yield folder / "release"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def _write_report(package: Path, evidence: Sequence[Path]) -> None:
-    report([package], output=package.parent, evidence=evidence)
+    report([package], output=package.parent, evidence=evidence, travels=True)
 
 
-def _refused(plan: ReleasePlan) -> errors.ReleaseRefusedError:
+def _refused(plan: ReleasePlan, subject: _Subject) -> errors.ReleaseRefusedError:
     count = len(plan.reasons)
+    commands = [
+        measuring_command(str(subject.package), name, item.profile.runtime.provider)
+        for name, item in subject.profiles.items()
+        if any(reason.startswith(f"{name}/") for reason in plan.reasons)
+        and Outcome.UNVERIFIED in {check.outcome for check in plan.record.profiles[name].checks}
+    ]
+    told = ", ".join(f"`{command}`" for command in commands)
+    supply = f"Measure on the device what is missing ({told}) and give the file with --evidence. " if commands else ""
     return errors.ReleaseRefusedError(
         f"{plan.record.name} {plan.record.version} is not released, for {count} reason{'s' if count > 1 else ''}.",
         why="; ".join(reason.rstrip(".") for reason in plan.reasons) + ".",
-        fix="Supply the evidence that is missing with `phiforge measure` and --evidence, mend what fails, or waive "
-        "what may go out by name and with a reason: --waive PROFILE=REASON, --waive PROFILE/CHECK=REASON.",
+        fix=f"{supply}Mend what fails, or waive what may go out by name and with a reason: --waive PROFILE=REASON, "
+        "--waive PROFILE/CHECK=REASON.",
     )

@@ -21,7 +21,7 @@ from phiforge.packaging.layout import (
 from phiforge.packaging.verify import find_changes, read_sums, tampered, verify_package
 from phiforge.packaging.write import content_hash
 from phiforge.release.bill import check_bill
-from phiforge.release.destinations import open_release
+from phiforge.release.destinations import locate, open_release, reread
 from phiforge.release.destinations.existing import LAYOUT_FILE
 from phiforge.release.destinations.oci_reading import is_bare_layout
 from phiforge.release.layout import EVIDENCE, SIGNATURE, SIGNING, load_release
@@ -56,6 +56,8 @@ class Verified:
 def verify(path: Path, *, trust: Trust | None = None) -> Verified:
     """Check a package or a release: hashes, what its parts say of each other, evidence, signature.
 
+    If another release is published there meanwhile, it is read again, so that what is said is of one of the two.
+
     Args:
         path: A package, or a release on disk in any form.
         trust: Whose signature is expected. Without it, a signature is held against the files, and who signed is not
@@ -67,8 +69,13 @@ def verify(path: Path, *, trust: Trust | None = None) -> Verified:
         EvidenceInvalidError: A piece of evidence is broken or of another variant.
         SignatureInvalidError: The signature is absent, broken or somebody else's.
         DependencyMissingError: The signature is to be checked and model-signing is not installed.
+        OutputLockedError: It was replaced each time that it was read.
     """
-    trust = trust or Trust()
+    folder, _ = locate(path)
+    return reread(folder, lambda: _verified(path, trust or Trust()))
+
+
+def _verified(path: Path, trust: Trust) -> Verified:
     if (path / MANIFEST).is_file():
         return _verified_package(path, trust)
     with contextlib.ExitStack() as stack:

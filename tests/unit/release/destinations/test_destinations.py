@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -141,13 +142,61 @@ def test_what_is_there_is_never_overwritten(form: str, there: str, prepared: Pat
         assert "notes.txt" in caught.value.why
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_destination_that_cannot_be_written(form: str, tmp_path: Path) -> None:
+def test_a_destination_that_cannot_be_written(form: str, dry_run: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(errors.OutputUnwritableError) as caught:
-        check_destination(parse_destination(f"{form}:{tmp_path / 'file' / 'out'}"), MODEL)
+        check_destination(parse_destination(f"{form}:{tmp_path / 'file' / 'out'}"), MODEL, dry_run=dry_run)
 
     assert "what was there is as it was" in caught.value.fix
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 256, "File name too long"),
+        ("x" * 250, "File name too long"),  # with what the work folder's name has more
+        ("nowhere/" + "x" * 250 + "/out", None),
+        ("nowhere/" + "x" * 250, "File name too long"),
+        ("nowhere/" + "x" * 256 + "/out", "File name too long"),
+        ("x/" * 1900 + "out", "File name too long"),  # as soon as the release's own paths are added
+        ("a\0b", "null character"),
+        ("a\udcffb", "not UTF-8"),
+    ],
+)
+def test_a_name_that_the_file_system_refuses_is_no_destination(
+    name: str, said: str | None, dry_run: bool, tmp_path: Path
+) -> None:
+    def check() -> None:
+        check_destination(parse_destination(f"oci:{tmp_path / name}"), MODEL, dry_run=dry_run)
+
+    if said is None:
+        check()
+        return
+    with pytest.raises(errors.DestinationError) as caught:
+        check()
+    assert said in caught.value.why
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_user_that_there_is_not_is_no_destination() -> None:
+    with pytest.raises(errors.DestinationError, match="is no destination"):
+        parse_destination("~no-such-user/out")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other names are refused there")
+def test_a_name_that_can_be_looked_for_and_not_made_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *arguments: object, **more: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(errors.OutputUnwritableError) as caught:
+        check_destination(parse_destination(f"oci:{tmp_path / 'a:b'}"), MODEL)
+    assert caught.value.why == "Invalid argument."
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -161,15 +161,32 @@ def test_tags_stand_side_by_side(layout: Path, prepared: Path, tmp_path: Path) -
     assert "2.0, 3.0, stable" in caught.value.why
 
 
-def test_what_no_tag_leads_to_goes(layout: Path, tmp_path: Path) -> None:
-    before = set(hash_files(layout))
-    put(make_release(tmp_path / "next", "3.0"), layout, ":2.0")
-    (layout / "blobs" / "sha256" / ".partial").write_bytes(b"half")
-    put(make_release(tmp_path / "other", "4.0"), layout, ":2.0")
+def test_what_was_replaced_stays_for_its_readers_until_the_next_publication(layout: Path, tmp_path: Path) -> None:
+    def blobs() -> set[str]:
+        return {name for name in hash_files(layout) if name.startswith("blobs/")}
 
-    assert len(hash_files(layout)) == len(before)
+    generations = [blobs()]
+    for version in ("3.0", "4.0"):
+        before = blobs()
+        (layout / "blobs" / "sha256" / ".partial").write_bytes(b"half")
+        put(make_release(tmp_path / version, version), layout, ":2.0")
+        generations.append(blobs() - before)
+    assert blobs() == generations[1] | generations[2]
     with open_release(layout) as folder:
         assert json.loads((folder / "release.json").read_bytes())["version"] == "4.0"
+    (layout / "index.json").write_bytes(_index_of(layout, generations[1]))
+    with open_release(layout) as folder:
+        assert json.loads((folder / "release.json").read_bytes())["version"] == "3.0"
+
+
+def _index_of(layout: Path, blobs: set[str]) -> bytes:
+    """The index again that names the manifest among these blobs."""
+    index = json.loads((layout / "index.json").read_bytes())
+    for name in blobs:
+        content = (layout / name).read_bytes()
+        if content.startswith(b'{"annotations"') and b"image.manifest" in content:
+            index["manifests"][0] |= {"digest": f"sha256:{name.rpartition('/')[2]}", "size": len(content)}
+    return (json.dumps(index, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
 def refusal(layout: Path) -> str:

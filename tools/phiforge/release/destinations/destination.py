@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -10,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from phiforge import errors
-from phiforge.release.destinations.disk import existing_above, settle, unwritable, work_folder
-from phiforge.release.destinations.existing import form_of, release_facts, strangers
+from phiforge.release.destinations.disk import existing_above, name_refusal, settle, unwritable, work_folder
+from phiforge.release.destinations.existing import ReleaseFacts, form_of, release_facts, strangers
+from phiforge.release.destinations.rereading import reread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,13 +78,33 @@ def parse_destination(text: str) -> Destination:
     return Destination(form=_DISK_FORMS[prefix], path=_path(rest, text))
 
 
-def check_destination(destination: Destination, model: str, *, dry_run: bool = False) -> None:
+def check_name(destination: Destination) -> None:
+    """Check that the file system takes the names that publishing there needs.
+
+    Raises:
+        DestinationError: One is too long, or has what no name may have.
+    """
+    if destination.path is None:
+        return
+    why = name_refusal(resolved(destination))
+    if why is not None:
+        raise errors.DestinationError(
+            f"A release cannot go to {destination}.",
+            why=f"The file system refuses that name, or those that publishing adds: {why}.",
+            fix="Give --to another name.",
+        )
+
+
+def check_destination(destination: Destination, model: str, *, dry_run: bool = False) -> tuple[ReleaseFacts, ...]:
     """Check before any work that a release may go there: nothing is there, or a release of this model in this form.
 
     Args:
         destination: The destination.
         model: The model's name, as the release will have it.
         dry_run: Whether nothing will be written; then neither the network nor a token is needed.
+
+    Returns:
+        The releases of this model that are there: one, several in an OCI layout, or none.
 
     Raises:
         DestinationError: Something else is there, or a release of another model or in another form.
@@ -92,18 +116,21 @@ def check_destination(destination: Destination, model: str, *, dry_run: bool = F
     if destination.form == "hub":
         from phiforge.release.destinations.hub import check_repository
 
-        check_repository(destination, model, dry_run=dry_run)
-        return
+        return check_repository(destination, model, dry_run=dry_run)
+    check_name(destination)
     path = resolved(destination)
     if path.exists() and not path.is_dir():
         raise _refused(destination, "It is a file.")
+    if not existing_above(path).is_dir():
+        raise unwritable(path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
     if path.is_mount():
         raise _refused(destination, "It is a mount point, whose name cannot be given to a new folder.")
     if not dry_run:
         settle(path)
-        _check_writable(path)
+    _check_writable(path, dry_run=dry_run)
     if path.exists() and any(path.iterdir()):
-        _check_same(destination, path, model)
+        return reread(path, lambda: _check_same(destination, path, model), copies=True)
+    return ()
 
 
 def check_apart(destinations: Sequence[Destination], sources: Sequence[Path]) -> None:
@@ -133,7 +160,7 @@ def resolved(destination: Destination) -> Path:
     return destination.path.resolve()
 
 
-def _check_same(destination: Destination, path: Path, model: str) -> None:
+def _check_same(destination: Destination, path: Path, model: str) -> tuple[ReleaseFacts, ...]:
     """Check that what is there is a release of this model in this form, with nothing of somebody else's in it."""
     form = form_of(path)
     if form is None:
@@ -143,8 +170,7 @@ def _check_same(destination: Destination, path: Path, model: str) -> None:
     if form == "oci":
         from phiforge.release.destinations.oci_layout import check_only_model
 
-        check_only_model(path, model)
-        return
+        return check_only_model(path, model)
     facts = release_facts(path)
     if facts is None or facts.model != model:
         other = f"a release of {facts.model}" if facts else "a release whose release.json cannot be read"
@@ -153,26 +179,64 @@ def _check_same(destination: Destination, path: Path, model: str) -> None:
     if added:
         named = ", ".join(added[:3]) + (f" and {len(added) - 3} more" if len(added) > 3 else "")
         raise _refused(destination, f"The release there did not bring {named}, and the new one would remove it.")
+    return (facts,)
 
 
-def _check_writable(path: Path) -> None:
-    """Write a file where the work folder will be, and in the folder itself, which goes again.
+def _check_writable(path: Path, *, dry_run: bool) -> None:
+    """Write a file where the work folder will be, and in the folder itself, and make that folder; all goes again.
 
-    Permissions do not tell: of a read-only disk, a network share or an administrator they say nothing.
+    Permissions do not tell: of a read-only disk, a network share or an administrator they say nothing. A dry run opens
+    a file without a name there, where the system has such, and leaves no trace.
     """
     places = {existing_above(work_folder(path).parent), *([path] if path.exists() else [])}
     for place in places:
         try:
+            if dry_run:
+                _open_unnamed(place)
+                continue
             with tempfile.TemporaryFile(prefix=".phiforge-", dir=place) as file:
                 file.write(b"?")
         except OSError as error:
             raise unwritable(path, error) from error
+    work = work_folder(path)
+    if not dry_run and work.parent.is_dir():
+        try:
+            work.mkdir()
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise unwritable(path, error) from error
+        with contextlib.suppress(OSError):  # somebody publishes there since
+            work.rmdir()
+
+
+def _open_unnamed(folder: Path) -> None:
+    """Find out whether a folder can be written, and write nothing; by its permissions where there is no other way."""
+    unnamed = getattr(os, "O_TMPFILE", None)
+    if unnamed is not None:
+        try:
+            os.close(os.open(folder, unnamed | os.O_RDWR))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # not of this file system or kernel
+                raise
+        else:
+            return
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _path(text: str, whole: str) -> Path:
     if not text:
         raise _unknown(whole, "It names no folder.")
-    return Path(text).expanduser()
+    try:
+        text.encode("utf-8")
+        path = Path(text).expanduser()
+    except (RuntimeError, UnicodeEncodeError) as error:
+        why = "Its name is not UTF-8." if isinstance(error, UnicodeEncodeError) else "There is no such user's folder."
+        raise _unknown(whole, why) from error
+    if "\0" in text:
+        raise _unknown(whole, "No name may hold a null character.")
+    return path
 
 
 def _refused(destination: Destination, why: str) -> errors.DestinationError:

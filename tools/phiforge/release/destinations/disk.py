@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NEW, OLD, LOCK, JOURNAL = "new", "old", "lock", "replacing"
+# As long as a path inside of a release may be, which the system counts into the whole.
+_INSIDE = "/x" * 200
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -66,10 +68,28 @@ def publishing(destination: Path) -> Iterator[Path]:
             lock.release()
 
 
+def name_refusal(destination: Path) -> str | None:
+    """Say why the file system would refuse a destination's name, that of its work folder, or paths inside; or None."""
+    missing = [destination.name]
+    place = destination.parent
+    while not os.path.lexists(place) and place.name:
+        missing, place = [place.name, *missing], place.parent
+    probes = [place / name for name in (*missing, work_folder(destination).name)]
+    for probe in (*map(str, probes), f"{work_folder(destination)}{_INSIDE}"):
+        try:
+            os.lstat(probe)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
 def settle(destination: Path) -> None:
     """Finish what a killed publication left to finish, unless one is going on."""
-    if (work_folder(destination) / JOURNAL).exists():
-        with contextlib.suppress(errors.OutputLockedError), publishing(destination):
+    place = destination.resolve()
+    if place.name and (work_folder(place) / JOURNAL).exists():
+        with contextlib.suppress(errors.OutputLockedError), publishing(place):
             pass
 
 
@@ -188,6 +208,8 @@ def _locked(work: Path, destination: Path) -> FileLock:
             lock.acquire(timeout=0)
         except Timeout:
             break
+        except FileNotFoundError:  # another process removed the folder just now
+            continue
         if (work / LOCK).exists():
             return lock
         lock.release()

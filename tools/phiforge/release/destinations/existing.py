@@ -25,11 +25,13 @@ SEALS = frozenset(SIGNING)
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseFacts:
-    """The model, the version and the licence that a release.json names."""
+    """What a release.json names: model, version, licence, the package's content hash, and whether it was signed."""
 
     model: str
     version: str
     licence: str
+    content_sha256: str
+    signed: bool
 
 
 def form_of(folder: Path) -> DiskForm | None:
@@ -44,19 +46,25 @@ def form_of(folder: Path) -> DiskForm | None:
 
 
 def parse_facts(content: bytes) -> ReleaseFacts | None:
-    """Read model and version out of a release.json, None where it is none."""
+    """Read the facts out of a release.json, None where it is none; what it does not say is empty."""
     try:
         found = json.loads(content)
     except ValueError:
         return None
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):
         return None
-    version, licence = (str(found.get(key, "")) for key in ("version", "licence"))
-    return ReleaseFacts(model=found["name"], version=version, licence=licence)
+    package = found.get("package")
+    return ReleaseFacts(
+        model=found["name"],
+        version=str(found.get("version", "")),
+        licence=str(found.get("licence", "")),
+        content_sha256=str(package.get("content_sha256", "")) if isinstance(package, dict) else "",
+        signed=found.get("signature") in ("key", "keyless"),
+    )
 
 
 def release_facts(folder: Path) -> ReleaseFacts | None:
-    """Read model and version of the release in a folder, None where there is none."""
+    """Read the facts of the release in a folder, None where there is none."""
     try:
         return parse_facts((folder / RECORD).read_bytes())
     except OSError:

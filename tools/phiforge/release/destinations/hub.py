@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 from phiforge.checkpoint.hub import PUBLIC_ENDPOINT, TIMEOUT_S
 from phiforge.hashing import hash_file
-from phiforge.release.destinations.existing import GIT_ATTRIBUTES, parse_facts, release_facts
+from phiforge.release.destinations.existing import GIT_ATTRIBUTES, ReleaseFacts, parse_facts, release_facts
 from phiforge.release.destinations.hf_layout import is_large
 from phiforge.release.destinations.published import Action, Published, PublishedFile
 from phiforge.release.layout import CARD, RECORD
@@ -54,13 +54,16 @@ class _Remote:
     files: dict[str, _RemoteFile]
 
 
-def check_repository(destination: Destination, model: str, *, dry_run: bool) -> None:
+def check_repository(destination: Destination, model: str, *, dry_run: bool) -> tuple[ReleaseFacts, ...]:
     """Check that a release may go to a repository: it is there, may be written, and has this model's release or none.
 
     Args:
         destination: The repository.
         model: The model's name.
         dry_run: Whether nothing will be sent; then nothing is asked.
+
+    Returns:
+        The release that is there, if there is one and it was asked.
 
     Raises:
         DestinationError: There is no such repository, no token, or something else in it.
@@ -69,7 +72,7 @@ def check_repository(destination: Destination, model: str, *, dry_run: bool) -> 
     """
     api = _api(destination)
     if dry_run:
-        return
+        return ()
     _check_token(destination)
     with _told(destination):
         remote = _remote(api, destination)
@@ -79,10 +82,11 @@ def check_repository(destination: Destination, model: str, *, dry_run: bool) -> 
     if content is None:
         if remote.files.keys() - _OF_A_NEW_REPOSITORY:
             raise _refused(destination, "It is not empty, and what is there is no release.")
-        return
+        return ()
     facts = parse_facts(content)
     if facts is None or facts.model != model:
         raise _refused(destination, f"There is a release of {facts.model if facts else 'something else'}.")
+    return (facts,)
 
 
 def planned(folder: Path, destination: Destination) -> Published:

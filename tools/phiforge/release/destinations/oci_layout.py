@@ -19,6 +19,7 @@ from phiforge.release.destinations.oci_reading import (
     load_index,
     load_manifest,
     manifests_of,
+    releases_in,
     strangers_in,
 )
 from phiforge.release.destinations.oci_schema import (
@@ -66,14 +67,15 @@ def default_tag(facts: ReleaseFacts | None) -> str:
     return facts.version if facts is not None and TAG.fullmatch(facts.version) else LATEST
 
 
-def check_only_model(layout: Path, model: str) -> None:
-    """Check that a layout holds releases of this model and nothing else.
+def check_only_model(layout: Path, model: str) -> tuple[ReleaseFacts, ...]:
+    """Check that a layout holds releases of this model and nothing else, and return what they are.
 
     Raises:
         DestinationError: There is something else in it, or it cannot be read.
     """
     try:
         titles = {manifest.annotations.get(TITLE, "") for _, manifest in manifests_of(layout)}
+        there = releases_in(layout)
     except errors.PackageTamperedError as error:
         raise errors.DestinationError(
             f"A release cannot go to the OCI layout {layout}.",
@@ -85,6 +87,7 @@ def check_only_model(layout: Path, model: str) -> None:
     added = strangers_in(layout)
     if added:
         raise _mixed(model, layout, f"No release brought {', '.join(added[:3])}.")
+    return there
 
 
 def _mixed(model: str, layout: Path, why: str) -> errors.DestinationError:
@@ -114,7 +117,8 @@ def copy_index(layout: Path, target: Path) -> None:
 def publish_layout(prepared: Path, layout: Path, tag: str, on_file: Callable[[str, int], None]) -> None:
     """Put a release into a layout under a tag, which may be a new folder; other tags stay.
 
-    Blobs that no tag leads to any more are removed last.
+    Blobs are removed last: those to which neither the new index leads nor the one that it replaces. So whoever has
+    read the index still finds what it names until another publication is done.
 
     Args:
         prepared: The release folder.
@@ -140,13 +144,15 @@ def publish_layout(prepared: Path, layout: Path, tag: str, on_file: Callable[[st
         artifactType=ARTIFACT_TYPE,
         annotations={REFERENCE: tag},
     )
-    others = load_index(layout).manifests if (layout / INDEX_FILE).is_file() else ()
+    before = load_index(layout) if (layout / INDEX_FILE).is_file() else None
+    others = before.manifests if before else ()
     index = Index(manifests=(*(other for other in others if other.tag != tag), entry))
+    kept = _referenced(layout, index) | (_referenced(layout, before) if before else set())
     write_synced(layout / LAYOUT_FILE, dump(Layout(imageLayoutVersion="1.0.0")))
     sync_folder(blobs)
     write_synced(layout / INDEX_FILE, dump(index))
     sync_folder(layout)
-    _prune(layout, index)
+    _prune(layout, kept)
 
 
 def _parts(prepared: Path) -> list[_Part]:
@@ -239,9 +245,8 @@ def _referenced(layout: Path, index: Index) -> set[str]:
     return found
 
 
-def _prune(layout: Path, index: Index) -> None:
-    """Remove what no tag leads to: blobs of a release that was replaced, and what a killed process left."""
-    kept = _referenced(layout, index)
+def _prune(layout: Path, kept: set[str]) -> None:
+    """Remove other blobs than these: of a release that was replaced before the last one, or by a killed process."""
     for path in (layout / BLOBS).iterdir():
         if path.name not in kept:
             path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,8 +12,9 @@ from phiforge import errors
 from phiforge.hashing import hash_bytes, hash_file
 from phiforge.packaging.layout import check_inside
 from phiforge.release.destinations.disk import copy_stream
-from phiforge.release.destinations.existing import LAYOUT_FILE
+from phiforge.release.destinations.existing import LAYOUT_FILE, ReleaseFacts, parse_facts
 from phiforge.release.destinations.oci_schema import (
+    REST_TYPE,
     TAG_KEY,
     TITLE,
     Descriptor,
@@ -22,8 +24,10 @@ from phiforge.release.destinations.oci_schema import (
     ManifestDescriptor,
     dump,
 )
+from phiforge.release.layout import RECORD
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -64,6 +68,37 @@ def manifests_of(layout: Path) -> list[tuple[ManifestDescriptor, ImageManifest]]
     return [(entry, load_manifest(layout, entry)) for entry in load_index(layout).manifests]
 
 
+def read_member(layout: Path, manifest: ImageManifest, name: str) -> bytes | None:
+    """Read one file that is of no variant out of a release's layers, None where they have none of that name.
+
+    Raises:
+        PackageTamperedError: A layer is absent, or no tar.
+    """
+    for layer in manifest.layers:
+        if layer.mediaType != REST_TYPE:
+            continue
+        with _opened(layout, layer) as tar:
+            for member in tar:
+                source = tar.extractfile(member) if member.name == name and member.isreg() else None
+                if source is not None:
+                    return source.read()
+    return None
+
+
+def releases_in(layout: Path) -> tuple[ReleaseFacts, ...]:
+    """Read the facts of every release in a layout, in the order of the index; where a release.json is none, empty ones.
+
+    Raises:
+        PackageTamperedError: It is not as a release's is.
+    """
+    found = []
+    for entry, manifest in manifests_of(layout):
+        facts = parse_facts(read_member(layout, manifest, RECORD) or b"")
+        model = manifest.annotations.get(TITLE, "")
+        found.append(facts or ReleaseFacts(model=model, version=entry.tag, licence="", content_sha256="", signed=False))
+    return tuple(found)
+
+
 def strangers_in(layout: Path) -> list[str]:
     """Names of files beside the index and the blobs, which no publication makes."""
     names = [path.relative_to(layout).as_posix() for path in layout.rglob("*") if path.is_symlink() or path.is_file()]
@@ -79,8 +114,8 @@ def is_bare_layout(folder: Path) -> bool:
 def check_layout(layout: Path) -> list[tuple[ManifestDescriptor, ImageManifest]]:
     """Check every file of a layout: digests and sizes of all blobs, nothing changed, lost or added.
 
-    A blob that no tag leads to is let through if its name is its hash: a publication that was stopped leaves such, and
-    nobody reads it.
+    A blob that no tag leads to is let through if its name is its hash: the release that was replaced last, or a
+    publication that was stopped, leaves such.
 
     Returns:
         Its manifests, in the order of the index.
@@ -117,13 +152,22 @@ def unpack(layout: Path, manifest: ImageManifest, target: Path) -> None:
     """
     target.mkdir()
     for layer in manifest.layers:
-        name = f"{BLOBS}/{layer.hex}"
-        try:
-            with tarfile.TarFile(layout / name, mode="r", encoding="utf-8") as tar:
-                for member in tar:
-                    _unpack_file(tar, member, target, f"{name} ({layer.annotation(TITLE)})", layout)
-        except (tarfile.TarError, UnicodeError) as error:
-            raise _tampered(layout, [f"changed: {name}, which is no tar"]) from error
+        with _opened(layout, layer) as tar:
+            for member in tar:
+                _unpack_file(tar, member, target, f"{BLOBS}/{layer.hex} ({layer.annotation(TITLE)})", layout)
+
+
+@contextlib.contextmanager
+def _opened(layout: Path, layer: Descriptor) -> Iterator[tarfile.TarFile]:
+    """Open a layer, and tell of what is wrong with it while it is read."""
+    name = f"{BLOBS}/{layer.hex}"
+    try:
+        with tarfile.TarFile(layout / name, mode="r", encoding="utf-8") as tar:
+            yield tar
+    except (tarfile.TarError, UnicodeError) as error:
+        raise _tampered(layout, [f"changed: {name}, which is no tar"]) from error
+    except FileNotFoundError as error:
+        raise _tampered(layout, [f"missing: {name}"]) from error
 
 
 def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, blob: str, layout: Path) -> None:
@@ -140,17 +184,22 @@ def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, bl
 def _blob_faults(layout: Path, blob: Descriptor, tag: str) -> list[str]:
     path = layout / BLOBS / blob.hex
     what = f"{BLOBS}/{blob.hex} ({blob.annotation(TITLE) or 'the config'} of {tag})"
-    if not path.is_file():
+    try:
+        whole = not path.is_symlink() and path.stat().st_size == blob.size and hash_file(path) == blob.hex
+    except FileNotFoundError:
         return [f"missing: {what}"]
-    whole = not path.is_symlink() and path.stat().st_size == blob.size and hash_file(path) == blob.hex
     return [] if whole else [f"changed: {what}"]
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether a file is what a stopped publication leaves: half a file, or a blob that nothing names yet."""
+    """Whether a file is what a publication leaves: half a file, a blob that no tag leads to, or none any more."""
     if path.is_symlink():
         return False
-    return path.name.endswith(".partial") or (path.parent.as_posix().endswith(BLOBS) and hash_file(path) == path.name)
+    try:
+        named = path.parent.as_posix().endswith(BLOBS) and hash_file(path) == path.name
+    except FileNotFoundError:
+        return True
+    return named or path.name.endswith(".partial")
 
 
 def _load(layout: Path, name: str, model: type[_Model], entry: Descriptor | None = None) -> _Model:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +12,9 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 from phiforge.release.destinations.destination import parse_destination
 from phiforge.release.destinations.disk import settle
-from phiforge.release.destinations.existing import form_of
+from phiforge.release.destinations.existing import DiskForm, form_of
 from phiforge.release.destinations.oci_reading import check_layout, unpack
+from phiforge.release.destinations.rereading import held, reread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 def open_release(path: Path) -> Iterator[Path]:
     """Yield the release folder at a path: itself, or what an OCI layout holds, unpacked into a temporary folder.
 
-    A publication that was stopped between two steps is finished first, where it can be.
+    A publication that was stopped between two steps is finished first, where it can be. A layout that is published to
+    meanwhile is read again.
 
     Args:
         path: A release on disk in any form, also written as a destination: `oci:DIR:TAG`. Of several releases in an OCI
@@ -33,25 +37,35 @@ def open_release(path: Path) -> Iterator[Path]:
         PackageTamperedError: An OCI layout is not as it was published; the file is named. All of its tags are checked.
         UnsafePathError: A path in a layer leaves its folder.
         PreviousReleaseError: There is no release.
+        OutputLockedError: The folder was replaced while it was open, or the layout each time that it was read.
     """
-    folder, tag = _located(path)
+    folder, tag = locate(path)
+    if reread(folder, lambda: _form(folder, path), copies=True) != "oci":
+        with held(folder):
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="phiforge-release-") as temporary:
+        unpacked = Path(temporary) / "release"
+        reread(folder, lambda: _unpack_tag(folder, tag, path, unpacked), copies=True)
+        yield unpacked
+
+
+def _form(folder: Path, path: Path) -> DiskForm:
     settle(folder)
     form = form_of(folder)
     if form is None:
         raise _no_release(path, f"It has no release.json{' and is no folder' if not folder.is_dir() else ''}.")
-    if form != "oci":
-        yield folder
-        return
-    manifest = _tagged(check_layout(folder), tag, path)
-    with tempfile.TemporaryDirectory(prefix="phiforge-release-") as temporary:
-        unpacked = Path(temporary) / "release"
-        unpack(folder, manifest, unpacked)
-        yield unpacked
+    return form
 
 
-def _located(path: Path) -> tuple[Path, str | None]:
-    """Read a path that may be written as a destination; a folder that exists is meant as it is."""
-    if path.exists():
+def _unpack_tag(layout: Path, tag: str | None, path: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    unpack(layout, _tagged(check_layout(layout), tag, path), target)
+
+
+def locate(path: Path) -> tuple[Path, str | None]:
+    """Read a path that may be written as a destination into folder and tag; a folder that exists is meant as it is."""
+    if os.path.exists(path):  # noqa: PTH110 - also of a name that the file system refuses
         return path, None
     try:
         destination = parse_destination(str(path))
