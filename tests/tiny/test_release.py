@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,19 @@ import pytest
 from damaged import damage, package_damaged
 from judged import unpassed
 from phiforge import errors
-from phiforge.evidence import dump_evidence
+from phiforge.evidence import dump_evidence, parse_evidence
 from phiforge.gate import Outcome
+from phiforge.release.numbers import read_numbers
+from phiforge.release.regressions import find_regressions
 from phiforge.release.signing import Signer, Trust
+from phiforge.target import Regression
 from phiforge.verbs.build import BuildResult
 from phiforge.verbs.release import ReleaseOptions, release
 from phiforge.verbs.standing import judge_package
+from phiforge.verbs.subject import find_subjects
+from phiforge.verbs.validate import run_validation
 from phiforge.verbs.verify import verify
+from phiforge.verbs.watch import Unwatched
 from unit.release.conftest import KeyPair, make_keys
 from unit.release.packages import comparison
 
@@ -97,14 +104,38 @@ def test_one_badly_quantized_layer_is_refused_because_of_drift(
         cache=output / "store" / "reference",
     )
     brought = tmp_path / f"comparison-{PROFILE}.json"
-    sides = [judge_package(item)[PROFILE].record.sha256 for item in (new, old)]
-    brought.write_text(dump_evidence(comparison(sides[0], sides[1], 1.0)), encoding="utf-8")
+    judged = [judge_package(item)[PROFILE] for item in (new, old)]
+    sides, runtime = [item.record.sha256 for item in judged], judged[0].profile.runtime.version
+    brought.write_text(dump_evidence(comparison(sides[0], sides[1], 1.0, runtime=runtime)), encoding="utf-8")
     options = ReleaseOptions(destinations=(str(tmp_path / "out"),), against=old, evidence=(brought,))
     with pytest.raises(errors.ReleaseRefusedError) as caught:
         release(new, options)
     assert f"{PROFILE}/regression:kl_mean_nats: Mean KL divergence (measured): " in caught.value.why
     assert "allowed are 10 %" in caught.value.why
     assert not (tmp_path / "out").exists()
+
+
+def test_the_same_weights_drift_alike_when_they_are_validated_again(
+    pruned_build: BuildResult, nano_checkpoint: Path
+) -> None:
+    """With another number of threads, which sums in another order if any does."""
+    assert pruned_build.package is not None
+    output = pruned_build.package.parent
+    (stage,) = (output / "store" / "variant").iterdir()
+    (subject,) = find_subjects(stage)
+    found = run_validation(
+        subject, nano_checkpoint, texts=output.parent / "text.jsonl", tasks=output.parent / "tasks",
+        cache=output / "store" / "reference", threads=1, watcher=Unwatched(),
+    )  # fmt: skip
+    old = judge_package(pruned_build.package)[PROFILE].standing()
+    evidence = [parse_evidence(text, name) for name, text in found.items()]
+    size = next(int(item.number.value) for item in old.readings if item.number.metric == "variant_bytes")
+    new = replace(old, readings=read_numbers(size, evidence))
+    blocks = {item.number.metric: len(item.blocks) for item in old.readings}
+    assert blocks["kl_mean_nats"] == blocks["top1_agreement_fraction"] > 9
+    judged = {item.budget: item for item in find_regressions(new, old, Regression())}
+    drift = ("kl_mean_nats", "kl_p99_nats", "top1_agreement_fraction", "answer_recovery_fraction")
+    assert {judged[f"regression:{name}"].outcome for name in drift} == {Outcome.PASS}
 
 
 def test_the_damage_is_to_one_tensor(pruned_build: BuildResult, tmp_path: Path) -> None:

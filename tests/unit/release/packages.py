@@ -60,7 +60,10 @@ REPEATS = (0.98, 0.99, 1.0, 1.0, 1.0, 1.01, 1.02)
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What a package is made of; every number of its evidence, and the bytes of its weights."""
+    """What a package is made of; every number of its evidence, and the bytes of its weights.
+
+    `blocks` are the KL of each block over their mean; without any the evidence is an earlier phiforge's.
+    """
 
     model: str = "nano"
     weights: bytes = b"weights"
@@ -68,12 +71,14 @@ class Made:
     kl_error: float = 0.0005
     p99: float = 0.1
     top1: float = 0.95
+    blocks: tuple[float, ...] = (0.5, 1.5) * 50
     right: int = 198
     ttft_ms: float = 10.0
     decode_tokens_per_s: float = 100.0
     peak_bytes: int = 50_000_000
     repeats: tuple[float, ...] = REPEATS
     machine: Machine = MACHINE
+    runtime: str = "1.0"
     licence: str = field(default_factory=lambda: (ROOT / "LICENSE").read_text(encoding="utf-8"))
     source: TaskSource | None = SOURCE
     workflow: dict[str, Any] = field(default_factory=lambda: WORKFLOW)
@@ -89,7 +94,7 @@ def make_package(folder: Path, made: Made | None = None) -> Path:
     package.mkdir(parents=True)
     licence = folder / "LICENSE"
     licence.write_text(made.licence, encoding="utf-8")
-    variants = [_variant(folder, made, "cpu-int4", "cpu", profile(CPU, "cpu"))]
+    variants = [_variant(folder, made, "cpu-int4", "cpu", profile(CPU, "cpu", made.runtime))]
     if made.npu:
         variants.append(_variant(folder, made, "qnn-a16w4", "qnn", profile(NPU, "qnn")))
     checkpoint = _checkpoint(made).model_dump()
@@ -108,7 +113,7 @@ def make_package(folder: Path, made: Made | None = None) -> Path:
     return package
 
 
-def profile(name: str, target: str) -> Profile:
+def profile(name: str, target: str, runtime: str = "1.0") -> Profile:
     """A device profile with budgets that the evidence keeps."""
     provider, device, package = ("cpu", "cpu", "onnxruntime-genai") if target == "cpu" else ("qnn", "npu", "qnn")
     npu = {
@@ -126,7 +131,7 @@ def profile(name: str, target: str) -> Profile:
         {
             "name": name,
             "identity": {"title": f"A {device}", "description": "made up"},
-            "runtime": {"package": package, "version": "1.0", "provider": provider, "device": device},
+            "runtime": {"package": package, "version": runtime, "provider": provider, "device": device},
             "build": {"target": target, "pipeline": "p"},
             "hardware": {"architecture": "x86_64" if target == "cpu" else "arm64", "memory_bytes": 1 << 30},
             "npu": None if target == "cpu" else npu,
@@ -137,14 +142,14 @@ def profile(name: str, target: str) -> Profile:
     )
 
 
-def comparison(new: str, old: str, ratio: float, spread: float = 0.01) -> Comparison:
+def comparison(new: str, old: str, ratio: float, spread: float = 0.01, runtime: str = "1.0") -> Comparison:
     """What an interleaved run of two variants might have shown."""
     interval = Interval(low=ratio - spread, high=ratio + spread)
     ratios = (*[ratio - spread] * 4, ratio, *[ratio + spread] * 4)
     row: dict[str, Any] = {"prompt_tokens": 16, "ratios": ratios, "ratio_p50": ratio, "ratio_interval": interval}
     return Comparison(
         kind=Kind.MEASURED,
-        conditions=conditions(Made()),
+        conditions=conditions(Made(runtime=runtime)),
         variant_sha256=new,
         against_sha256=old,
         rounds=9,
@@ -158,7 +163,7 @@ def conditions(made: Made) -> Conditions:
         machine=made.machine,
         provider="cpu",
         threads=2,
-        versions={"phiforge": "0.1.0"},
+        versions={"onnxruntime-genai": made.runtime, "phiforge": "0.1.0"},
         dataset="text",
         split="held-out",
         dataset_sha256=made.dataset,
@@ -248,6 +253,9 @@ def _drift(made: Made, common: dict[str, Any]) -> Drift:
         perplexity_ratio=1,
         perplexity_log_ratio_nats=Estimate(mean=0, standard_error=0.001),
         kl_by_position=(),
+        block_positions=(10,) * len(made.blocks),
+        block_kl_nats=tuple(made.kl * factor for factor in made.blocks),
+        block_top1_agreement_fraction=(made.top1,) * len(made.blocks),
         **common,
     )
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from phiforge.evidence import Tasks
 from phiforge.release.licences import check_questions, licence_of, recognize
-from unit.release.packages import CPU, ROOT, Made, evidence, profile
+from unit.release.packages import CPU, ROOT, SOURCE, Made, evidence, profile
 
 MIT = (ROOT / "LICENSE").read_text(encoding="utf-8")
 
@@ -52,3 +56,28 @@ def test_questions_of_no_known_licence_are_named() -> None:
     for source, outcome in ((Made().source, "pass"), (None, "fail")):
         (found,) = check_questions(list(evidence(Made(source=source), "a" * 64, profile(CPU, "cpu")).values()))
         assert (found.budget, str(found.outcome)) == ("licence:sums", outcome)
+
+
+def tasks(**update: Any) -> Tasks:
+    """The answers of a small release's evidence, changed."""
+    (made,) = (item for item in evidence(Made(), "a" * 64, profile(CPU, "cpu")).values() if isinstance(item, Tasks))
+    return made.model_copy(update=update)
+
+
+def of_licence(licence: str | None) -> Tasks:
+    made = tasks()
+    source = SOURCE.model_copy(update={"licence": licence}) if licence is not None else None
+    return made.model_copy(update={"scores": (made.scores[0].model_copy(update={"source": source}),)})
+
+
+@given(st.lists(st.sampled_from(["MIT", "Apache-2.0", "unknown", "", None]), min_size=1, max_size=5))
+def test_no_record_hides_another_s_unknown_licence(licences: list[str | None]) -> None:
+    (found,) = check_questions([of_licence(licence) for licence in licences])
+    known = all(licence in ("MIT", "Apache-2.0") for licence in licences)
+    assert (found.budget, found.outcome) == ("licence:sums", "pass" if known else "fail")
+    assert not known or all(str(licence) in found.reason for licence in licences)
+
+
+def test_answers_that_name_no_task_are_of_no_known_licence() -> None:
+    (found,) = check_questions([tasks(scores=())])
+    assert (found.budget, found.outcome) == ("licence:all", "fail")

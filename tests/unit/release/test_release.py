@@ -140,7 +140,8 @@ def test_drift_beyond_the_allowed_is_refused_by_the_metric_s_name(tmp_path: Path
     old, new = make_package(tmp_path / "old"), make_package(tmp_path / "new", Made(weights=b"worse", kl=0.02))
     brought = compared(tmp_path, new, old, 1.0)
     why = refused(new, tmp_path / "out", against=old, evidence=(brought,))
-    said = "Mean KL divergence (measured): 0.01 nats before, 0.02 nats now: 100 % worse, allowed are 10 %"
+    said = "Mean KL divergence (measured): 0.01 nats before, 0.02 nats now: 100 % worse (91.7 to 108 %, "
+    said += "paired over 100 blocks of text), allowed are 10 %"
     assert f"{CPU}/regression:kl_mean_nats: {said}" in why
     assert f"{NPU}/regression:kl_mean_nats" in why
     waivers = (NO_DEVICE, *(f"{name}/regression:kl_mean_nats=better answers" for name in (CPU, NPU)))
@@ -164,14 +165,16 @@ def test_time_is_judged_by_the_comparison_that_was_brought(tmp_path: Path, ratio
         )
 
 
-def test_a_comparison_by_a_machine_of_another_architecture_does_not_count(tmp_path: Path) -> None:
+def test_a_comparison_by_a_machine_of_another_architecture_is_refused(tmp_path: Path) -> None:
     old, new = make_package(tmp_path / "old"), make_package(tmp_path / "new", Made(weights=b"other", ttft_ms=99.0))
     arm = MACHINE.model_copy(update={"architecture": "arm64", "process_architecture": "arm64"})
     held = comparison(variant_of(new), variant_of(old), 1.0)
     held = held.model_copy(update={"conditions": held.conditions.model_copy(update={"machine": arm})})
     brought = tmp_path / f"comparison-{CPU}.json"
     brought.write_text(dump_evidence(held), encoding="utf-8")
-    assert f"{CPU}/regression:ttft_ms" in refused(new, tmp_path / "out", against=old, evidence=(brought,))
+    with pytest.raises(errors.EvidenceInvalidError, match="was not measured as the profile cpu-test says") as caught:
+        released(new, tmp_path / "out", against=old, evidence=(brought,))
+    assert "process was arm64, and the profile is of x86_64" in caught.value.why
 
 
 def test_on_a_machine_of_the_profile_s_kind_the_comparison_is_made_here(
@@ -189,6 +192,7 @@ def test_on_a_machine_of_the_profile_s_kind_the_comparison_is_made_here(
     made = SimpleNamespace(compare_folders=compare_folders)
     monkeypatch.setitem(sys.modules, "phiforge.validation.comparison", made)
     monkeypatch.setattr(checking, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(checking, "tool_versions", lambda names: {"onnxruntime-genai": "1.0"})
     released(new, tmp_path / "out", against=old)
     folders = [package / "models/model/cpu-int4" for package in (new, old)]
     assert asked == [(*folders, 0.10)]
@@ -197,6 +201,64 @@ def test_on_a_machine_of_the_profile_s_kind_the_comparison_is_made_here(
     assert verify(tmp_path / "out").release is not None
     # A later release is held against it with all its evidence.
     released(new, tmp_path / "next", against=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "installed", "said"),
+    [
+        ("1.0", "3.0", "onnxruntime-genai 1.0 is not what is installed here; run `phiforge compare` where it is"),
+        ("2.0", "2.0", "the runtimes differ (onnxruntime-genai 1.0 then, onnxruntime-genai 2.0 now)"),
+    ],
+)
+def test_nothing_is_compared_by_a_runtime_that_is_not_both_releases_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, installed: str, said: str
+) -> None:
+    def compare_folders(*_: object, **__: object) -> Comparison:
+        raise AssertionError("both would run by what is installed here")
+
+    monkeypatch.setitem(sys.modules, "phiforge.validation.comparison", SimpleNamespace(compare_folders=compare_folders))
+    monkeypatch.setattr(checking, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(checking, "tool_versions", lambda names: {"onnxruntime-genai": installed})
+    old = make_package(tmp_path / "old")
+    other = MACHINE.model_copy(update={"processor": "another"})
+    new = make_package(tmp_path / "new", Made(weights=b"x", runtime=runtime, machine=other))
+    why = refused(new, tmp_path / "out", against=old)
+    assert f"{CPU}/regression:ttft_ms" in why
+    assert said in why
+
+
+def test_a_comparison_by_another_runtime_is_named_and_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(checking, "tool_versions", lambda names: {"onnxruntime-genai": "1.0"})
+    other = MACHINE.model_copy(update={"processor": "another"})
+    old, new = make_package(tmp_path / "old"), make_package(tmp_path / "new", Made(weights=b"x", machine=other))
+    brought = tmp_path / f"comparison-{CPU}.json"
+    held = comparison(variant_of(new), variant_of(old), 1.0, runtime="9.0")
+    brought.write_text(dump_evidence(held), encoding="utf-8")
+    why = refused(new, tmp_path / "out", against=old, evidence=(brought,))
+    assert "The comparison of both does not count: it was not made by onnxruntime-genai 1.0" in why
+
+
+def test_of_two_records_the_one_that_was_judged_is_shown_everywhere(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "new")
+    drift = package / "evidence/cpu-int4/drift.json"
+    worse = json.loads(drift.read_text(encoding="utf-8"))
+    worse["kl_nats"]["mean"] = 0.4
+    worse["block_kl_nats"] = [0.2, 0.6] * 50
+    worse["conditions"]["threads"] = 1
+    brought = tmp_path / "drift-second.json"
+    brought.write_text(json.dumps(worse), encoding="utf-8")
+    released(package, tmp_path / "out", evidence=(brought,))
+    record = load_release(tmp_path / "out").profiles[CPU]
+    (kl,) = [item.value for item in record.numbers if item.metric == "kl_mean_nats"]
+    (check,) = [item.value for item in record.checks if item.budget == "kl_mean_nats_max"]
+    assert kl == check == 0.4
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert f"| {CPU} | cpu-int4 | pass | " in card
+    assert "0.4 nats (measured)" in card
+    assert "0.01 nats (measured)" not in card
 
 
 def test_a_machine_of_another_kind_says_so(tmp_path: Path) -> None:
@@ -212,6 +274,46 @@ def test_a_profile_that_is_gone_must_be_waived(tmp_path: Path) -> None:
     assert f"{NPU}/profile-kept" in refused(new, tmp_path / "out", against=old, waivers=())
     released(new, tmp_path / "out", against=old)
     assert json.loads((tmp_path / "out/changes.json").read_text(encoding="utf-8"))["profiles_removed"] == [NPU]
+
+
+def test_a_profile_that_is_gone_must_be_waived_also_where_others_are_required(tmp_path: Path) -> None:
+    old, new = make_package(tmp_path / "old"), make_package(tmp_path / "new", Made(npu=False))
+    why = refused(new, tmp_path / "out", against=old, waivers=(), require=(CPU,))
+    assert why == f"{NPU}/profile-kept: The previous release is for {NPU}, and this package is not."
+    released(new, tmp_path / "out", against=old, waivers=(f"{NPU}=sold no more",), require=(CPU,))
+    (waiver,) = load_release(tmp_path / "out").waivers
+    assert (waiver.profile, waiver.checks) == (NPU, ("profile-kept",))
+
+
+def test_a_profile_that_is_not_required_may_not_fail(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "new", Made(kl=0.6))
+    name = f"{NPU}/kl_mean_nats_max"
+    waivers = (f"{CPU}/kl_mean_nats_max=known",)
+    why = refused(package, tmp_path / "out", require=(CPU,), waivers=waivers)
+    assert name in why
+    assert "ttft" not in why
+    with pytest.raises(errors.WaiverInvalidError, match="waives nothing"):
+        released(package, tmp_path / "out", require=(CPU,), waivers=(*waivers, NO_DEVICE))
+    released(package, tmp_path / "out", require=(CPU,), waivers=(*waivers, f"{name}=known too"))
+    record = load_release(tmp_path / "out")
+    assert not record.profiles[NPU].required
+    assert {(item.profile, item.check) for item in record.waivers} == {
+        (profile, "kl_mean_nats_max") for profile in (CPU, NPU)
+    }
+
+
+def test_a_profile_that_is_not_required_may_not_get_worse(tmp_path: Path) -> None:
+    old, new = make_package(tmp_path / "old"), make_package(tmp_path / "new", Made(weights=b"worse", kl=0.02))
+    brought = compared(tmp_path, new, old, 1.0)
+    waivers = (f"{CPU}/regression:kl_mean_nats=better answers",)
+    why = refused(new, tmp_path / "out", against=old, evidence=(brought,), require=(CPU,), waivers=waivers)
+    assert f"{NPU}/regression:kl_mean_nats" in why
+
+
+def test_one_that_is_not_required_and_unverified_is_said_to_be_so(tmp_path: Path) -> None:
+    released(make_package(tmp_path / "new"), tmp_path / "out", waivers=(), require=(CPU,))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "unverified, not required" in card
 
 
 def test_a_previous_release_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -294,8 +396,13 @@ def test_two_files_of_evidence_of_one_name_are_refused(tmp_path: Path) -> None:
         folder = tmp_path / str(index)
         folder.mkdir()
         paths.append(compared(folder, new, old, 1.0 + index / 100))
-    with pytest.raises(errors.EvidenceInvalidError):
+    with pytest.raises(errors.EvidenceInvalidError) as caught:
         released(new, tmp_path / "out", against=old, evidence=tuple(paths))
+    assert "latency-<profile>-second.json" in caught.value.fix
+    renamed = paths[1].rename(paths[1].with_name(f"comparison-{CPU}-second.json"))
+    found = released(new, tmp_path / "out", against=old, evidence=(paths[0], renamed))
+    assert len(judge_package(new, (paths[0], renamed))[CPU].comparisons) == 2
+    assert {path.name for path in (paths[0], renamed)} <= set(found.plan.record.evidence)
 
 
 @pytest.mark.parametrize("inside", ["new", "old"])

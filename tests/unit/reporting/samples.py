@@ -28,6 +28,7 @@ from phiforge.evidence import (
 )
 from phiforge.gate import judge
 from phiforge.intervals import interval_of_recovery
+from phiforge.prompt_lengths import PromptLengths
 from phiforge.reporting.names import evidence_names
 from phiforge.reporting.schema import (
     Fleet,
@@ -48,6 +49,8 @@ from phiforge.variant import BinaryFile, CheckpointFacts, CompiledGraph, NpuFact
 VARIANT = "5f0c2a9be1d84f37a6b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718"
 REFERENCE = "9c1e7d42b08f4a55b1c0d9e8f7a6b5c4d3e2f1a09b8c7d6e5f4a3b2c1d0e9f8a"
 VARIANT_BYTES = 2_941_337_088
+# Those of `latency`.
+LENGTHS = PromptLengths(prompt_tokens=(16, 128, 512, 1024), decode_tokens=64)
 
 BUDGETS = Budgets(
     kl_mean_nats_max=0.03,
@@ -338,7 +341,7 @@ def report(
         latency=first[3],
         further=further_than(first, records),
         budgets=budgets,
-        verdict=judge(budgets, accepts, records, variant_sha256=VARIANT, variant_bytes=VARIANT_BYTES),
+        verdict=judge(budgets, accepts, records, variant_sha256=VARIANT, variant_bytes=VARIANT_BYTES, lengths=LENGTHS),
         limits=(
             "Drift is teacher-forced on English encyclopedia text; other languages and code were not tried.",
             "KL counts the reference's 256 likeliest tokens and one bucket for the rest: a lower bound of the full KL.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 
 import pytest
@@ -11,11 +12,14 @@ from typer.main import get_command
 
 import fleet as made_up
 from phiforge.cli.app import app
-from phiforge.evidence import AnyEvidence, Drift, Kind, Latency
+from phiforge.evidence import AnyEvidence, Estimate, Kind, Latency
+from phiforge.gate import Outcome
 from phiforge.reporting import Fleet, llama_bench_json, make_fleet, perf_yaml, report_markdown
 from phiforge.reporting.matrix import COLUMNS, Row, matrix
 from phiforge.reporting.missing import missing
+from phiforge.reporting.names import evidence_names
 from phiforge.reporting.schema import slug
+from phiforge.target import Budgets
 from unit.reporting import samples
 
 
@@ -98,11 +102,16 @@ def test_what_is_missing_names_the_command() -> None:
     (entry,) = samples.fleet(samples.npu_report()).entries
     told = {item.what: item for item in missing(entry)}
     wanted = told["Measured latency and memory"]
-    assert wanted.command == "phiforge measure mini.ortpackage --target qnn-x-elite"
+    # On an NPU `measure` refuses: its drift cannot be measured there.
+    assert wanted.command == "phiforge bench mini.ortpackage --target qnn-x-elite"
     assert "machine of the profile" in wanted.where
     assert told["Refusals"].command == "phiforge validate mini.ortpackage"
     (bare,) = samples.fleet(samples.report(evidence=())).entries
     assert {"Drift", "Answers to tasks", "Probes"} <= {item.what for item in missing(bare)}
+    given = bare.model_copy(update={"path": "../the packages/mini.ortpackage"})
+    for item in missing(given):
+        assert not item.command or "'../the packages/mini.ortpackage'" in item.command
+    assert missing(given)[0].command == "phiforge measure '../the packages/mini.ortpackage' --target cpu-x64"
 
 
 @pytest.mark.parametrize("evidence", [(), samples.npu_evidence(), (samples.latency(), samples.drift())])
@@ -151,6 +160,34 @@ def test_llama_bench_rows_are_the_measured_repeats(fleet: Fleet) -> None:
     assert prompt["model_n_params"] == 3_836_021_760
 
 
+# What llama.cpp's tools/llama-bench/llama-bench.cpp writes (test::get_fields, and the samples of its json_printer), at
+# commit 0104b151c56d54143e2e3554aabe9e2b2b8dbdba.
+LLAMA_BENCH_FIELDS = frozenset(
+    """
+    build_commit build_number cpu_info gpu_info backends model_filename model_type model_size model_n_params n_batch
+    n_ubatch n_threads cpu_mask cpu_strict poll type_k type_v n_gpu_layers n_cpu_moe split_mode main_gpu no_kv_offload
+    flash_attn devices tensor_split tensor_buft_overrides load_mode embeddings no_op_offload no_host fit_target
+    fit_min_ctx n_prompt n_gen n_depth test_time avg_ns stddev_ns avg_ts stddev_ts samples_ns samples_ts
+    """.split()
+)
+# What its scripts/compare-llama-bench.py cannot do without (LLAMA_BENCH_KEY_PROPERTIES and check_keys), at commit
+# 9f797bab0c5934eca3d8d4c374979fc3416fb86e.
+LLAMA_BENCH_KEYS = frozenset(
+    """
+    cpu_info gpu_info backends n_gpu_layers n_cpu_moe tensor_buft_overrides model_filename model_type n_batch n_ubatch
+    embeddings cpu_mask cpu_strict poll n_threads type_k type_v use_mmap no_kv_offload split_mode main_gpu tensor_split
+    flash_attn n_prompt n_gen n_depth build_commit test_time avg_ts
+    """.split()
+)
+
+
+def test_llama_bench_rows_have_every_field_that_is_read(fleet: Fleet) -> None:
+    for test in json.loads(llama_bench_json(fleet)):
+        assert test.keys() == LLAMA_BENCH_FIELDS | LLAMA_BENCH_KEYS
+        # The script joins by equal values, and null equals nothing.
+        assert None not in test.values()
+
+
 def test_exports_leave_out_what_was_not_measured() -> None:
     given = samples.fleet(samples.report(evidence=(samples.drift(), samples.latency(Kind.EMULATED))))
     assert json.loads(llama_bench_json(given)) == []
@@ -171,8 +208,81 @@ def test_perf_yaml_has_ai_hub_s_shape(fleet: Fleet) -> None:
         assert (reach["min"], reach["max"]) == (min(row.ttft_ms), max(row.ttft_ms))
 
 
-def test_the_first_drift_stands_in_the_matrix() -> None:
-    given = samples.fleet(samples.npu_report())
-    (row,) = matrix(given).rows
-    first = next(record for record in given.entries[0].report.evidence if isinstance(record, Drift))
-    assert (row.values[4].order, row.values[4].kind) == (first.kl_nats.mean, "surrogate")
+def test_the_drift_that_was_judged_stands_in_the_matrix() -> None:
+    """The emulator's few blocks leave the budget unverified, and they are the worse ones."""
+    report = samples.npu_report()
+    (row,) = matrix(samples.fleet(report)).rows
+    found = [item for item in report.verdict.findings if item.budget == "kl_mean_nats_max"]
+    assert {str(item.outcome) for item in found} == {"pass", "unverified"}
+    (deciding,) = [item for item in found if item.outcome is Outcome.UNVERIFIED]
+    assert (row.values[4].order, row.values[4].kind) == (deciding.value, deciding.kind) == (0.02302, "emulated")
+    assert row.values[4].evidence == "drift-emulated"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_several_records_the_one_that_was_judged_is_shown(turned: bool) -> None:
+    worse = samples.drift().model_copy(update={"kl_nats": Estimate(mean=5.0, standard_error=0.1)})
+    fewer = samples.tasks().model_copy(update={"overall": samples.score("overall", 750, 534, lost=90, gained=1, p=0.0)})
+    records: list[AnyEvidence] = [samples.drift(), worse, samples.tasks(), fewer]
+    report = samples.report(evidence=tuple(reversed(records)) if turned else tuple(records))
+    (row,) = matrix(samples.fleet(report)).rows
+    judged = {item.budget: item.value for item in report.verdict.findings}
+    assert row.values[4].order == judged["kl_mean_nats_max"] == 5.0
+    assert row.values[5].order == judged["answer_recovery_fraction_min"] == fewer.overall.recovery_fraction
+    assert "5 nats" in report_markdown(samples.fleet(report))
+
+
+def test_the_record_that_decided_is_shown_where_another_is_worse_and_sure() -> None:
+    sure, unsure = (
+        samples.drift().model_copy(update={"kl_nats": Estimate(mean=mean, standard_error=error)})
+        for mean, error in ((0.025, 1e-6), (0.02, 0.1))
+    )
+    for records in ((sure, unsure), (unsure, sure)):
+        report = samples.report(evidence=records)
+        (found,) = [item for item in report.verdict.findings if item.budget == "kl_mean_nats_max"]
+        assert (found.outcome, found.value) == (Outcome.UNVERIFIED, 0.02)
+        (row,) = matrix(samples.fleet(report)).rows
+        assert row.values[4].order == 0.02
+
+
+@pytest.mark.parametrize("accepts", [Kind.MEASURED, Kind.SURROGATE])
+def test_without_a_budget_the_worst_of_an_accepted_kind_is_shown(accepts: Kind) -> None:
+    records = [
+        samples.drift(kind).model_copy(update={"kl_nats": Estimate(mean=mean, standard_error=0.1)})
+        for kind, mean in ((Kind.SURROGATE, 0.1), (Kind.SURROGATE, 0.2), (Kind.EMULATED, 0.3))
+    ]
+    report = samples.report(evidence=tuple(records), budgets=Budgets(variant_bytes_max=1), accepts=(accepts,))
+    (row,) = matrix(samples.fleet(report)).rows
+    assert row.values[4].order == (0.2 if accepts is Kind.SURROGATE else 0.3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_that_is_none_is_not_hidden_behind_another(bad: float) -> None:
+    broken = samples.drift().model_copy(update={"kl_nats": Estimate(mean=bad, standard_error=0.1)})
+    for records in ((samples.drift(), broken), (broken, samples.drift())):
+        for budgets in (samples.BUDGETS, Budgets(variant_bytes_max=1)):
+            given = samples.fleet(samples.report(evidence=records, budgets=budgets))
+            (row,) = matrix(given).rows
+            assert row.values[4].order is None
+            name = next(
+                item for item, known in zip(
+                    evidence_names(given.entries[0].report.evidence), given.entries[0].report.evidence, strict=True
+                ) if known is broken
+            )  # fmt: skip
+            assert row.values[4].evidence == name
+
+
+def test_each_time_is_the_worst_of_all_devices_that_measured_it() -> None:
+    one = samples.latency()
+    slow_start = tuple(
+        row.model_copy(update={"ttft_p50_ms": 99_999.0, "decode_tokens_per_s_p50": 99.0}) for row in one.rows
+    )
+    other = one.model_copy(update={"rows": slow_start, "peak_anon_bytes": 1})
+    for records in ((one, other), (other, one)):
+        (row,) = matrix(samples.fleet(samples.report(evidence=records))).rows
+        last = one.rows[-1]
+        assert [value.order for value in row.values[:3]] == [
+            last.decode_tokens_per_s_p50,
+            99_999.0,
+            one.peak_anon_bytes,
+        ]

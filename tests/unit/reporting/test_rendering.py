@@ -7,6 +7,8 @@ import hashlib
 import importlib.util
 import json
 import re
+import sys
+import unicodedata
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -137,6 +139,13 @@ def test_the_page_is_well_formed_and_has_every_part() -> None:
     )
     for title in titles:
         assert title in page.text
+
+
+def test_markdown_shows_what_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "EVIL", "\x1b[31m\x9b\u202e\u200b")
+    text = report_markdown(hostile(samples.report()))
+    assert not [letter for letter in text if unicodedata.category(letter) in ("Cc", "Cf") and letter != "\n"]
+    assert r"\\x1b\[31m\\x9b\\u202e\\u200b" in text
 
 
 def test_the_page_asks_for_nothing_from_outside() -> None:

@@ -129,6 +129,28 @@ def test_score_of_several_texts_is_the_mean_over_all_positions() -> None:
     assert numbers.true_token_change_rms_fraction == pytest.approx(np.sqrt((following**2).mean()), rel=1e-4)
 
 
+def test_the_numbers_of_the_blocks_are_those_of_their_positions() -> None:
+    """Texts of 150, 3 and 70 tokens predict 149, 2 and 69: blocks of 64, 64, 21, then 2, then 64 and 5 positions."""
+    sizes = [150, 3, 70]
+    texts, logits = [], {}
+    for seed, size in enumerate(sizes):
+        tokens, own = tokens_of(seed, size), make_logits(seed, size)
+        texts.append(reference_of(own, tokens, 8))
+        logits[tuple(tokens.tolist())] = own + make_logits(1000 + seed, size, 0.3)
+    found = score(Reference(8, tuple(texts)), lambda ids: logits[tuple(ids)])
+    assert found.block_positions == (64, 64, 21, 2, 64, 5)
+    assert found.blocks == len(found.block_kl_nats) == len(found.block_top1_agreement_fraction) == 6
+    second = score_text(texts[0], logits[tuple(texts[0].tokens.tolist())])
+    assert found.block_kl_nats[1] == pytest.approx(second.kl_nats[64:128].mean())
+    assert found.block_top1_agreement_fraction[2] == pytest.approx(second.top1_agrees[128:149].mean())
+    weights = np.array(found.block_positions)
+    for blocks, whole in (
+        (found.block_kl_nats, found.kl_nats),
+        (found.block_top1_agreement_fraction, found.top1_agreement_fraction),
+    ):
+        assert np.average(blocks, weights=weights) == pytest.approx(whole.mean)
+
+
 def test_the_p99_has_the_interval_of_its_blocks() -> None:
     """Sixty texts of 64 positions, of blocks of 64: each text is a block."""
     texts, logits = [], {}

@@ -21,6 +21,10 @@ class Drift(Record):
 
     `kl_nats` is KL(reference || variant) over the reference's top-k tokens and the rest of the vocabulary as one
     bucket, which never exceeds the KL over the whole vocabulary.
+
+    `block_positions`, `block_kl_nats` and `block_top1_agreement_fraction` have one number for each block of text, in
+    the order of the texts: its positions, and its means. By them two variants are held against each other on the same
+    blocks; evidence of an earlier phiforge has none.
     """
 
     evidence: Literal["drift"] = "drift"
@@ -44,6 +48,9 @@ class Drift(Record):
     perplexity_ratio: float
     perplexity_log_ratio_nats: Estimate
     kl_by_position: tuple[PositionBin, ...]
+    block_positions: tuple[int, ...] = ()
+    block_kl_nats: tuple[float, ...] = ()
+    block_top1_agreement_fraction: tuple[float, ...] = ()
 
 
 Metric: TypeAlias = Literal["exact-match", "log-likelihood", "instructions", "code"]

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from phiforge.deciding import deciding
 from phiforge.gate import Outcome
 from phiforge.packaging.layout import COMPONENT_FOLDER
 from phiforge.quantities import quantity
@@ -110,25 +111,22 @@ def _opening(given: CardInput) -> str:
 def _devices(record: ReleaseRecord) -> str:
     rows = []
     for name, item in record.profiles.items():
-        shown = [_shown(item.numbers, metric) for metric in _COLUMNS.values()]
+        shown = [_shown(item, metric) for metric in _COLUMNS.values()]
         rows.append([name, item.variant, _verdict(item, record, name), *shown])
     return table(["profile", "variant", "verdict", *_COLUMNS], rows)
 
 
-def _shown(numbers: Sequence[Number], metric: str) -> str:
-    """The worst number of each kind, as "0.0029 nats (measured)"."""
-    found: dict[str, Number] = {}
-    for item in numbers:
-        kind = item.kind or ""
-        if item.metric == metric and (kind not in found or _worse(item, found[kind])):
-            found[kind] = item
-    texts = [quantity(item.value, item.unit, 3) + (f" ({kind})" if kind else "") for kind, item in found.items()]
+def _shown(item: ProfileStanding, metric: str) -> str:
+    """Of each kind the number that decided, else the worst, as "0.0029 nats (measured)"."""
+    found: dict[str, list[Number]] = {}
+    for known in item.numbers:
+        if known.metric == metric:
+            found.setdefault(known.kind or "", []).append(known)
+    texts = []
+    for kind, numbers in found.items():
+        counting = deciding(metric, numbers, lambda one: (one.kind, one.value), item.checks)
+        texts.append(quantity(counting.value, counting.unit, 3) + (f" ({kind})" if kind else ""))
     return "; ".join(texts) or _UNKNOWN
-
-
-def _worse(one: Number, other: Number) -> bool:
-    lower_is_worse = one.metric in ("decode_tokens_per_s", "top1_agreement_fraction", "answer_recovery_fraction")
-    return one.value < other.value if lower_is_worse else one.value > other.value
 
 
 def _verdict(item: ProfileStanding, record: ReleaseRecord, name: str) -> str:

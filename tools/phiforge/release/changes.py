@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from phiforge.deciding import deciding
 from phiforge.evidence import Kind
 from phiforge.gate import Outcome
 from phiforge.packaging.layout import SUMS, VARYING_FOLDERS
@@ -15,6 +16,7 @@ from phiforge.release.prose import literal, table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from phiforge.gate import Finding
     from phiforge.release.layout import Number, ReleaseRecord
 
 NOTHING = "—"
@@ -102,8 +104,9 @@ def _differences(
 
 
 def _numbers(release: ReleaseRecord, profile: str, new: Sequence[Number], old: Sequence[Number]) -> list[NumberChange]:
-    after, before = _by_key(new), _by_key(old)
-    outcomes = {(item.budget, item.kind): item.outcome for item in release.profiles[profile].checks}
+    checks = release.profiles[profile].checks
+    after, before = _by_key(new, checks), _by_key(old)
+    outcomes = {(item.budget, item.kind): item.outcome for item in checks}
     found = []
     for key in dict.fromkeys([*after, *before]):
         known = after.get(key) or before[key]
@@ -123,11 +126,12 @@ def _numbers(release: ReleaseRecord, profile: str, new: Sequence[Number], old: S
     return found
 
 
-def _by_key(numbers: Sequence[Number]) -> dict[tuple[str, str, str], Number]:
-    found: dict[tuple[str, str, str], Number] = {}
+def _by_key(numbers: Sequence[Number], checks: Sequence[Finding] = ()) -> dict[tuple[str, str, str], Number]:
+    """Of each number, kind and place the one that the gate decided by, else the worst."""
+    found: dict[tuple[str, str, str], list[Number]] = {}
     for item in numbers:
-        found.setdefault((item.metric, item.kind or "", item.where), item)
-    return found
+        found.setdefault((item.metric, item.kind or "", item.where), []).append(item)
+    return {key: deciding(key[0], items, lambda item: (item.kind, item.value), checks) for key, items in found.items()}
 
 
 def _files(new: Mapping[str, str], old: Mapping[str, str]) -> tuple[FileChange, ...]:

@@ -55,20 +55,25 @@ def licence_of(folder: Path) -> tuple[str | None, str]:
 
 
 def check_questions(evidence: Sequence[AnyEvidence]) -> tuple[Finding, ...]:
-    """Return a finding for each task, named `licence:<task>`: a fail where it is not known what it came under."""
-    found: dict[str, Finding] = {}
+    """Return a finding for each task, named `licence:<task>`: a fail where it is not known what it came under.
+
+    Of several records of one task each must say so. Answers that name no task have a finding by the name of their sum.
+    """
+    told: dict[str, list[str]] = {}
     for record in evidence:
-        for score in record.scores if isinstance(record, Tasks) else ():
-            licence = score.source.licence if score.source else ""
-            unknown = licence.strip().lower() in _UNKNOWN
-            reason = (
-                f"It is not known under which licence the questions of {score.task} came."
-                if unknown
-                else f"The questions of {score.task} came under {licence}."
-            )
-            outcome = Outcome.FAIL if unknown else Outcome.PASS
-            name = f"{PREFIX}{score.task}"
-            found[name] = Finding(
-                budget=name, limit=1, value=float(not unknown), kind=None, outcome=outcome, reason=reason
-            )
-    return tuple(found.values())
+        for score in (record.scores or (record.overall,)) if isinstance(record, Tasks) else ():
+            told.setdefault(score.task, []).append(score.source.licence if score.source else "")
+    return tuple(_finding(task, licences) for task, licences in told.items())
+
+
+def _finding(task: str, licences: Sequence[str]) -> Finding:
+    unknown = any(licence.strip().lower() in _UNKNOWN for licence in licences)
+    reason = (
+        f"It is not known under which licence the questions of {task} came."
+        if unknown
+        else f"The questions of {task} came under {', '.join(dict.fromkeys(licences))}."
+    )
+    outcome = Outcome.FAIL if unknown else Outcome.PASS
+    return Finding(
+        budget=f"{PREFIX}{task}", limit=1, value=float(not unknown), kind=None, outcome=outcome, reason=reason
+    )

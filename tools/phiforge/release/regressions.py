@@ -1,7 +1,7 @@
 """Whether a variant got worse than the previous release by more than its profile allows: pure, numbers to findings.
 
-A number is only worse if the difference is beyond the allowed one and beyond what the errors of both explain. What
-cannot be compared is unverified, never a pass.
+An estimate passes only if the upper end of the difference's interval keeps the limit, and fails only if the lower end
+is beyond it. What cannot be compared, or not told from noise, is unverified, never a pass.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from phiforge.evidence import Comparison, Kind
 from phiforge.gate import Finding, Outcome
 from phiforge.intervals import interval_of_median
 from phiforge.quantities import number, quantity
+from phiforge.release.differences import needed, worsening
+from phiforge.release.numbers import runtimes_of
+from phiforge.selection import GENAI_WHEELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from phiforge.evidence import ComparisonRow
+    from phiforge.release.differences import Difference
     from phiforge.release.numbers import Reading
     from phiforge.target import Regression
 
@@ -28,7 +32,10 @@ _SEVERITY = (Outcome.PASS, Outcome.UNVERIFIED, Outcome.FAIL)
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What is known of one variant on one profile in one release; `runtime` is what the profile runs it by."""
+    """What is known of one variant on one profile in one release.
+
+    `runtime` is what the profile runs it by: the distribution and its version, as "onnxruntime-genai 0.18.0".
+    """
 
     profile: str
     variant_sha256: str
@@ -45,21 +52,29 @@ class Guard:
         worse: Which way is worse.
         relative: Whether the limit is a share of the earlier number; otherwise it is of the difference itself.
         same: What must be alike for two of them to be compared, in words.
+        samples: What it is estimated from, in the plural; "" where it is exact.
+        by_block: Whether evidence can have it for each block of text.
     """
 
     allowed: str
     worse: Literal["higher", "lower"]
     relative: bool
     same: str
+    samples: str = ""
+    by_block: bool = False
 
+
+_TEXTS, _BLOCKS, _MACHINE = "on other texts or over another top-k", "blocks of text", "on another machine or runtime"
 
 GUARDS: dict[str, Guard] = {
     "variant_bytes": Guard("variant_bytes_growth_fraction_max", "higher", True, ""),
-    "kl_mean_nats": Guard("kl_mean_growth_fraction_max", "higher", True, "on other texts"),
-    "kl_p99_nats": Guard("kl_p99_growth_fraction_max", "higher", True, "on other texts"),
-    "top1_agreement_fraction": Guard("top1_agreement_loss_fraction_max", "lower", False, "on other texts"),
-    "answer_recovery_fraction": Guard("answer_recovery_loss_fraction_max", "lower", False, "on other questions"),
-    "peak_anon_bytes": Guard("peak_anon_bytes_growth_fraction_max", "higher", True, "on another machine"),
+    "kl_mean_nats": Guard("kl_mean_growth_fraction_max", "higher", True, _TEXTS, _BLOCKS, True),
+    "kl_p99_nats": Guard("kl_p99_growth_fraction_max", "higher", True, _TEXTS, _BLOCKS),
+    "top1_agreement_fraction": Guard("top1_agreement_loss_fraction_max", "lower", False, _TEXTS, _BLOCKS, True),
+    "answer_recovery_fraction": Guard(
+        "answer_recovery_loss_fraction_max", "lower", False, "on other questions", "questions"
+    ),
+    "peak_anon_bytes": Guard("peak_anon_bytes_growth_fraction_max", "higher", True, _MACHINE),
 }
 # The fields of `Regression` for time, and the metric of a comparison, by the number's name.
 TIMES = {
@@ -74,63 +89,158 @@ def find_regressions(
     """Return a finding for each number of the previous release, named `regression:<number>`.
 
     Time is judged by what measured both in turn on one machine, where there is such a comparison. Otherwise by what the
-    same machine measured of each.
+    same machine measured of each. Where the runtimes differ, only the latter shows both as they run.
 
     Args:
         new: The variant to be released.
         old: The same profile's variant of the previous release.
         allowed: How much worse it may be.
-        comparisons: Interleaved measurements; those of other variants than these two are passed over.
+        comparisons: Interleaved measurements; those of other variants or runtimes than these two's are passed over.
     """
     found = []
     for metric in GUARDS:
         found += _guarded(metric, new, old, float(getattr(allowed, GUARDS[metric].allowed)))
-    own = [item for item in comparisons if _is_of(item, new, old)]
+    own = [item for item in comparisons if counts(item, new, old)]
     for metric in TIMES:
         found += _timed(metric, new, old, float(getattr(allowed, TIMES[metric][0])), own)
     return tuple(found)
 
 
-def _is_of(comparison: Comparison, new: Standing, old: Standing) -> bool:
+def counts(comparison: Comparison, new: Standing, old: Standing) -> bool:
+    """Return whether a comparison is of these two variants, both by the runtime of both.
+
+    Both sides of a comparison ran by one runtime; where the releases' differ, one of them ran as it never will.
+    """
     sides = (comparison.variant_sha256, comparison.against_sha256)
-    return comparison.kind is Kind.MEASURED and sides == (new.variant_sha256, old.variant_sha256)
+    if comparison.kind is not Kind.MEASURED or sides != (new.variant_sha256, old.variant_sha256):
+        return False
+    return not runtimes_apart(new, old) and runs_by(runtimes_of(comparison.conditions), new.runtime)
+
+
+def runs_by(runtimes: Iterable[tuple[str, str]], runtime: str) -> bool:
+    """Return whether these distributions are a runtime: itself, or another build of onnxruntime-genai of its version.
+
+    Args:
+        runtimes: Names and versions, as `numbers.runtimes_of` returns them.
+        runtime: As in `Standing`.
+    """
+    package, _, version = runtime.rpartition(" ")
+    family = GENAI_WHEELS if package in GENAI_WHEELS else (package,)
+    return {found for name, found in runtimes if name in family} == {version}
+
+
+def runtimes_apart(new: Standing, old: Standing) -> str:
+    """Return in what the runtimes of both differ, as words; nothing if they do not.
+
+    Beside what the profiles name, a runtime has parts of its own version; what measured the two must not differ in one.
+    """
+    if new.runtime != old.runtime:
+        return f"{old.runtime} then, {new.runtime} now"
+    now, then = _installed(new), _installed(old)
+    apart = [name for name in sorted(now.keys() & then.keys()) if not now[name] & then[name]]
+    return ", ".join(f"{name} {'/'.join(sorted(then[name]))} then, {'/'.join(sorted(now[name]))} now" for name in apart)
+
+
+def _installed(standing: Standing) -> dict[str, set[str]]:
+    """The versions of each distribution that measured a variant."""
+    found: dict[str, set[str]] = {}
+    for name, version in (item for reading in standing.readings for item in reading.runtimes):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+def _is_same(new: Standing, old: Standing) -> bool:
+    """Whether files and runtime are the same, so that time and memory cannot have changed."""
+    return new.variant_sha256 == old.variant_sha256 and not runtimes_apart(new, old)
 
 
 def _guarded(metric: str, new: Standing, old: Standing, allowed: float) -> list[Finding]:
     """A finding for each kind of evidence that the previous release has."""
     found = []
     for kind in dict.fromkeys(item.number.kind for item in old.readings if item.number.metric == metric):
-        before = _of(old, metric, kind)
-        after = {item.basis: item for item in _of(new, metric, kind)}
-        pairs = [(after[item.basis], item) for item in before if item.basis in after]
+        before, after = _of(old, metric, kind), _of(new, metric, kind)
+        pairs = _pairs(new, old, metric, kind)
         if pairs:
             found.append(_worst(_compared(GUARDS[metric], now, then, allowed) for now, then in pairs))
-        elif kind is not None and metric == "peak_anon_bytes" and new.variant_sha256 == old.variant_sha256:
-            found.append(_finding(metric, allowed, None, kind, Outcome.PASS, f"{_title(before)}: the same files."))
+        elif metric == "peak_anon_bytes" and _is_same(new, old):
+            reason = f"{_title(before)}: the same files by the same runtime."
+            found.append(_finding(metric, allowed, None, kind, Outcome.PASS, reason))
         else:
             why = f"was measured {GUARDS[metric].same}" if after else f"is not known of this release ({kind})"
+            why += _by_two_runtimes(new, old) if metric == "peak_anon_bytes" else ""
             found.append(_incomparable(metric, _title(before), why, allowed, kind))
     return found
+
+
+def _pairs(new: Standing, old: Standing, metric: str, kind: Kind | None) -> list[tuple[Reading, Reading]]:
+    """The readings of both that can be held against each other; time and memory each by its own release's runtime."""
+    after = [item for item in _of(new, metric, kind) if _is_own(item, new)]
+    before = [item for item in _of(old, metric, kind) if _is_own(item, old)]
+    return [(now, then) for then in before for now in after if (now.key, now.basis) == (then.key, then.basis)]
+
+
+def _is_own(reading: Reading, standing: Standing) -> bool:
+    """Whether a time or memory was measured by the runtime of its release; other numbers are not of a runtime."""
+    timed = reading.number.metric in TIMES or reading.number.metric == "peak_anon_bytes"
+    return not timed or runs_by(reading.runtimes, standing.runtime)
 
 
 def _compared(guard: Guard, new: Reading, old: Reading, allowed: float) -> Finding:
     metric, unit, kind = new.number.metric, new.number.unit, new.number.kind
     after, before = new.number.value, old.number.value
-    change = after - before if guard.worse == "higher" else before - after
-    worsening = _share(change, before) if guard.relative else change
     said = f"{new.number.title}{'' if kind is None else f' ({kind})'}: {quantity(before, unit)} before, "
     said += f"{quantity(after, unit)} now"
-    limit = f"{number(100 * allowed)} {'%' if guard.relative else 'percentage points'}"
-    amount = _amount(worsening, guard)
+    change = after - before if guard.worse == "higher" else before - after
+    value, bound = _share(change, before) if guard.relative else change, None
     if not math.isfinite(after):
         outcome, reason = Outcome.FAIL, f"{said}, which is no finite number."
-    elif not worsening > allowed:
-        outcome, reason = Outcome.PASS, f"{said}; allowed to be {limit} worse."
-    elif not _beyond_noise(new, old, guard):
-        outcome, reason = Outcome.PASS, f"{said}: {amount} worse, which the errors of both explain."
+    elif not math.isfinite(before):
+        outcome, reason = Outcome.UNVERIFIED, f"{said}: there is no finite number to hold it against."
+    elif guard.samples and new.data is not None and new.data == old.data:
+        outcome, reason = Outcome.PASS, f"{said}: unchanged."
+    elif guard.samples:
+        difference = worsening(new, old, lower_is_worse=guard.worse == "lower")
+        outcome, told = _decided(guard, difference, change, before, allowed)
+        reason, high = f"{said}: {told}", difference.interval.high
+        bound = _share(high, before) if guard.relative and high is not None else high
     else:
-        outcome, reason = Outcome.FAIL, f"{said}: {amount} worse, allowed are {limit}."
-    return _finding(metric, allowed, worsening, kind, outcome, reason)
+        outcome = Outcome.PASS if value <= allowed else Outcome.FAIL
+        reason = f"{said}: {_amount(guard, change, before)}, allowed are {_limit(guard, allowed)}."
+    return _finding(metric, allowed, value, kind, outcome, reason, bound)
+
+
+def _decided(guard: Guard, difference: Difference, change: float, before: float, allowed: float) -> tuple[Outcome, str]:
+    """Judge the interval of a difference: within the limit, beyond it, or neither with certainty."""
+    limit = allowed * abs(before) if guard.relative else allowed
+    low, high = difference.interval.low, difference.interval.high
+    span = f"{_end(guard, low, before)} to {_end(guard, high, before)}{' %' if guard.relative else ''}"
+    how = f"{'paired over ' if difference.paired else ''}{difference.count:,} {guard.samples}"
+    told = f"{_amount(guard, change, before)} ({span}, {how})"
+    allowed_text = f"allowed are {_limit(guard, allowed)}"
+    if high is not None and high <= limit:
+        return Outcome.PASS, f"{told}, {allowed_text}."
+    if low is not None and low > limit:
+        return Outcome.FAIL, f"{told}, {allowed_text}."
+    return Outcome.UNVERIFIED, f"{told}, {allowed_text}, and it cannot be told: {_remedy(guard, difference, limit)}."
+
+
+def _remedy(guard: Guard, difference: Difference, limit: float) -> str:
+    """What would decide it."""
+    if difference.interval.low is None and difference.interval.high is None and not difference.paired:
+        return f"the evidence of one side does not say how sure it is, or has too few {guard.samples}"
+    count = needed(difference, limit)
+    if count is None:
+        return f"no number of {guard.samples} would do, so near the limit it is"
+    more = f"about {_rounded_up(count):,} {guard.samples} would do if they are like these"
+    if guard.by_block and not difference.paired:
+        more += "; fewer do where both releases have the values of each block (`phiforge validate`)"
+    return more
+
+
+def _rounded_up(count: int) -> int:
+    """A count to two digits, upwards: more would claim to know the samples that are still to come."""
+    step = int(10 ** max(0, len(str(count)) - 2))
+    return -(-count // step) * step
 
 
 def _share(change: float, before: float) -> float:
@@ -139,22 +249,23 @@ def _share(change: float, before: float) -> float:
     return math.copysign(math.inf, change) if change else 0.0
 
 
-def _amount(worsening: float, guard: Guard) -> str:
+def _amount(guard: Guard, change: float, before: float) -> str:
+    way = "worse" if change >= 0 else "better"
     if not guard.relative:
-        return f"{number(100 * worsening)} percentage points"
-    return f"{number(100 * worsening)} %" if math.isfinite(worsening) else "from nothing to something"
+        return f"{number(100 * abs(change))} percentage points {way}"
+    share = _share(change, before)
+    return f"{number(100 * abs(share))} % {way}" if math.isfinite(share) else "from nothing to something"
 
 
-def _beyond_noise(new: Reading, old: Reading, guard: Guard) -> bool:
-    """Whether the difference is beyond the combined errors: the root of the sum of both half intervals' squares.
+def _limit(guard: Guard, allowed: float) -> str:
+    return f"{number(100 * allowed)} {'%' if guard.relative else 'percentage points'}"
 
-    Both sides were measured on the same texts, whose differences cancel, so this asks for more than it must. A number
-    without an interval has no error of its own to hide behind.
-    """
-    a, b = (new.number, old.number) if guard.worse == "higher" else (old.number, new.number)
-    below = a.value - a.low if a.low is not None else 0.0
-    above = b.high - b.value if b.high is not None else 0.0
-    return a.value - b.value > math.hypot(below, above)
+
+def _end(guard: Guard, end: float | None, before: float) -> str:
+    """An end of the interval, in the unit of the amount beside it; above 0 is worse."""
+    if end is None:
+        return "?"
+    return number(100 * (_share(end, before) if guard.relative else end), 3)
 
 
 def _timed(
@@ -164,18 +275,29 @@ def _timed(
     rows = [row for item in comparisons for row in item.rows if row.metric == TIMES[metric][1]]
     if rows:
         return [_worst(_judge_ratio(metric, title, row, allowed) for row in rows)]
-    before = _of(old, metric, Kind.MEASURED)
-    if not before:
+    if not _of(old, metric, Kind.MEASURED):
         return []
-    if (new.variant_sha256, new.runtime) == (old.variant_sha256, old.runtime):
+    if _is_same(new, old):
         reason = f"{title}: the variant's files and its runtime are the same as before."
         return [_finding(metric, 1 + allowed, 1.0, Kind.MEASURED, Outcome.PASS, reason)]
-    after = {(item.basis, item.number.where): item for item in _of(new, metric, Kind.MEASURED)}
-    pairs = [(after[key], item) for item in before if (key := (item.basis, item.number.where)) in after]
+    pairs = _pairs(new, old, metric, Kind.MEASURED)
     if pairs:
         return [_worst(_judge_repeats(metric, title, now, then, allowed) for now, then in pairs)]
-    why = "was not measured on the machine that measured the previous release" if after else "was not measured"
-    return [_incomparable(metric, title, why, allowed, Kind.MEASURED)]
+    known = _of(new, metric, Kind.MEASURED)
+    why = "was not measured on the machine that measured the previous release" if known else "was not measured"
+    return [_incomparable(metric, title, f"{why}{_by_two_runtimes(new, old)}", allowed, Kind.MEASURED)]
+
+
+def _by_two_runtimes(new: Standing, old: Standing) -> str:
+    """What to do where the runtimes differ; nothing where they do not."""
+    apart = runtimes_apart(new, old)
+    if not apart:
+        return ""
+    return (
+        f", and the runtimes differ ({apart}), so that nothing measured by one of them tells of both: measure this "
+        "release by its own runtime on a machine that measured the previous one by its own (`phiforge measure` and "
+        "--evidence), or waive it by name with a reason"
+    )
 
 
 def _judge_ratio(metric: str, title: str, row: ComparisonRow, allowed: float) -> Finding:
@@ -214,7 +336,7 @@ def _by_interval(
     else:
         again = "measure both in turn with `phiforge compare`, on a quieter machine"
         outcome, reason = Outcome.UNVERIFIED, f"{said}, which does not tell whether it is within the limit: {again}."
-    return _finding(metric, 1 + allowed, ratio, Kind.MEASURED, outcome, reason)
+    return _finding(metric, 1 + allowed, ratio, Kind.MEASURED, outcome, reason, high)
 
 
 def _of(standing: Standing, metric: str, kind: Kind | None) -> list[Reading]:
@@ -226,7 +348,11 @@ def _title(readings: Sequence[Reading]) -> str:
 
 
 def _worst(findings: Iterable[Finding]) -> Finding:
-    return max(findings, key=lambda item: (_SEVERITY.index(item.outcome), item.value or 0.0))
+    """The worst outcome, then the worst number; a finding without one had none that is finite."""
+    return max(
+        findings,
+        key=lambda item: (_SEVERITY.index(item.outcome), math.inf if item.value is None else item.value),
+    )
 
 
 def _incomparable(metric: str, title: str, why: str, allowed: float, kind: Kind | None) -> Finding:
@@ -235,7 +361,15 @@ def _incomparable(metric: str, title: str, why: str, allowed: float, kind: Kind 
 
 
 def _finding(
-    metric: str, limit: float, value: float | None, kind: Kind | None, outcome: Outcome, reason: str
+    metric: str,
+    limit: float,
+    value: float | None,
+    kind: Kind | None,
+    outcome: Outcome,
+    reason: str,
+    bound: float | None = None,
 ) -> Finding:
-    shown = value if value is not None and math.isfinite(value) else None
-    return Finding(budget=f"{PREFIX}{metric}", limit=limit, value=shown, kind=kind, outcome=outcome, reason=reason)
+    shown, end = (item if item is not None and math.isfinite(item) else None for item in (value, bound))
+    return Finding(
+        budget=f"{PREFIX}{metric}", limit=limit, value=shown, bound=end, kind=kind, outcome=outcome, reason=reason
+    )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from phiforge.deciding import deciding
 from phiforge.evidence import Drift, Kind, Latency, Prediction, Tasks
 from phiforge.reporting import text
 from phiforge.reporting.names import evidence_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from phiforge.evidence import AnyEvidence, LatencyRow
+    from phiforge.evidence import AnyEvidence
     from phiforge.gate import Outcome
+    from phiforge.quantities import Unit
     from phiforge.reporting.schema import Entry, Fleet
+
+_Sort = TypeVar("_Sort", Drift, Tasks)
 
 ABSENT = "not measured"
 
@@ -60,7 +64,11 @@ COLUMNS = ("Decode, tokens/s", "First token", "Peak memory", "Size", "Mean KL", 
 
 def matrix(fleet: Fleet) -> Matrix:
     """The matrix of a report. Times are measured ones only; a prediction stands beside as a note."""
-    timed = [{row.prompt_tokens for row in found.rows} for found in map(_measured, fleet.entries) if found]
+    timed = [
+        {row.prompt_tokens for record in found for row in record.rows}
+        for found in map(_measured, fleet.entries)
+        if found
+    ]
     common = set.intersection(*timed) if timed else set()
     prompt = max(common, default=None)
     return Matrix(rows=tuple(_row(entry, prompt) for entry in fleet.entries), prompt_tokens=prompt)
@@ -80,30 +88,32 @@ def _row(entry: Entry, prompt: int | None) -> Row:
     )
 
 
-def _measured(entry: Entry) -> Latency | None:
-    """The slowest of the measured latency records, as the gate takes the worst; one without rows tells nothing."""
+def _measured(entry: Entry) -> list[Latency]:
+    """The measured latency records; one without rows tells nothing."""
     found = [record for record in entry.report.evidence if isinstance(record, Latency)]
-    timed = [record for record in found if record.kind is Kind.MEASURED and record.rows]
-    return min(timed, key=lambda record: min(row.decode_tokens_per_s_p50 for row in record.rows), default=None)
+    return [record for record in found if record.kind is Kind.MEASURED and record.rows]
 
 
 def _times(entry: Entry, prompt: int | None) -> Iterator[Value]:
+    """Decode and first token at the prompt, and peak memory, of several records each the worst."""
     timed = _measured(entry)
-    if timed is None:
+    if not timed:
         yield from (Value(text.NONE, None, note=f"{ABSENT}{said}") for said in _predicted(entry, prompt))
         return
-    row = _at(timed.rows, prompt)
-    note = "" if row.prompt_tokens == prompt else f"at {text.whole(row.prompt_tokens)} tokens"
-    name, kind = _name(entry, timed), timed.kind.value
-    speed, peak = row.decode_tokens_per_s_p50, timed.peak_anon_bytes
-    yield Value(text.value(speed, "ratio", 3), speed, kind, note, name)
-    yield Value(text.value(row.ttft_p50_ms, "ms", 3), row.ttft_p50_ms, kind, note, name)
-    yield Value(text.value(peak, "bytes", 3), peak, kind, "", name)
-
-
-def _at(rows: Sequence[LatencyRow], prompt: int | None) -> LatencyRow:
-    longest = max(rows, key=lambda row: row.prompt_tokens)
-    return next((row for row in rows if row.prompt_tokens == prompt), longest)
+    lengths = {row.prompt_tokens for record in timed for row in record.rows}
+    length = prompt if prompt in lengths else max(lengths)
+    rows = [(record, row) for record in timed for row in record.rows if row.prompt_tokens == length]
+    findings = entry.report.verdict.findings
+    kind, note = Kind.MEASURED.value, "" if length == prompt else f"at {text.whole(length)} tokens"
+    record, row = deciding(
+        "decode_tokens_per_s", rows, lambda item: (item[0].kind, item[1].decode_tokens_per_s_p50), findings
+    )
+    speed = row.decode_tokens_per_s_p50
+    yield Value(text.value(speed, "ratio", 3), speed, kind, note, _name(entry, record))
+    record, row = deciding("ttft_ms", rows, lambda item: (item[0].kind, item[1].ttft_p50_ms), findings)
+    yield Value(text.value(row.ttft_p50_ms, "ms", 3), row.ttft_p50_ms, kind, note, _name(entry, record))
+    peak = deciding("peak_anon_bytes", timed, lambda item: (item.kind, item.peak_anon_bytes), findings)
+    yield Value(text.value(peak.peak_anon_bytes, "bytes", 3), peak.peak_anon_bytes, kind, "", _name(entry, peak))
 
 
 def _predicted(entry: Entry, prompt: int | None) -> tuple[str, str, str]:
@@ -126,21 +136,28 @@ def _size(entry: Entry) -> Value:
 
 
 def _drift(entry: Entry) -> Value:
-    record = next((record for record in entry.report.evidence if isinstance(record, Drift)), None)
-    if record is None:
-        return Value(text.NONE, None, note=ABSENT)
-    mean = record.kl_nats.mean
-    return Value(
-        text.value(mean, "nats", 3), mean if math.isfinite(mean) else None, record.kind.value, "", _name(entry, record)
-    )
+    records = [record for record in entry.report.evidence if isinstance(record, Drift)]
+    return _decided(entry, "kl_mean_nats", "nats", records, lambda record: record.kl_nats.mean)
 
 
 def _recovery(entry: Entry) -> Value:
-    record = next((record for record in entry.report.evidence if isinstance(record, Tasks)), None)
-    if record is None:
+    records = [record for record in entry.report.evidence if isinstance(record, Tasks)]
+    return _decided(
+        entry, "answer_recovery_fraction", "fraction", records, lambda record: record.overall.recovery_fraction
+    )
+
+
+def _decided(entry: Entry, metric: str, unit: Unit, records: Sequence[_Sort], read: Callable[[_Sort], float]) -> Value:
+    """The number that the gate decided by; where no budget limits it, the worst of an accepted kind."""
+    if not records:
         return Value(text.NONE, None, note=ABSENT)
-    kept = record.overall.recovery_fraction
-    return Value(text.value(kept, "fraction", 3), kept, record.kind.value, "", _name(entry, record))
+    accepts = entry.report.profile.accepts
+    counting = [record for record in records if record.kind in accepts] or records
+    record = deciding(metric, counting, lambda item: (item.kind, read(item)), entry.report.verdict.findings)
+    value = read(record)
+    return Value(
+        text.value(value, unit, 3), value if math.isfinite(value) else None, record.kind.value, "", _name(entry, record)
+    )
 
 
 def _name(entry: Entry, record: AnyEvidence) -> str:

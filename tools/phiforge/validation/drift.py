@@ -17,6 +17,7 @@ from phiforge.evidence import Estimate, Interval, Percentiles, PositionBin
 from phiforge.validation.statistics import (
     BLOCK_TOKENS,
     block_ids,
+    block_means,
     clustered_mean,
     interval_of_blocked_percentile,
     percentiles,
@@ -70,7 +71,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class DriftNumbers:
-    """The numbers of evidence.Drift."""
+    """The numbers of evidence.Drift, by its names."""
 
     positions: int
     blocks: int
@@ -86,6 +87,9 @@ class DriftNumbers:
     perplexity_ratio: float
     perplexity_log_ratio_nats: Estimate
     kl_by_position: tuple[PositionBin, ...]
+    block_positions: tuple[int, ...]
+    block_kl_nats: tuple[float, ...]
+    block_top1_agreement_fraction: tuple[float, ...]
 
 
 def score(
@@ -227,6 +231,9 @@ def _summary(scored: Sequence[Positions], block_tokens: int, switch: int | None)
         perplexity_ratio=math.exp(log_ratio.mean),
         perplexity_log_ratio_nats=log_ratio,
         kl_by_position=_by_position(kl, lengths, blocks, switch),
+        block_positions=tuple(np.bincount(blocks).tolist()),
+        block_kl_nats=block_means(kl, blocks),
+        block_top1_agreement_fraction=block_means(agrees, blocks),
     )
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK_TOKENS",
     "block_ids",
+    "block_means",
     "bootstrap_interval",
     "clustered_mean",
     "interval_of_blocked_percentile",
@@ -70,6 +71,12 @@ def block_ids(lengths: Sequence[int], block_tokens: int = BLOCK_TOKENS) -> NDArr
         ids.append(start + np.arange(length, dtype=np.int64) // block_tokens)
         start += -(-length // block_tokens)
     return np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
+
+
+def block_means(values: NDArray[np.floating], blocks: NDArray[np.int64]) -> tuple[float, ...]:
+    """Return the mean of each block's values; blocks are numbered from 0 without a gap."""
+    sums = np.bincount(blocks, weights=np.asarray(values, dtype=np.float64))
+    return tuple((sums / np.bincount(blocks)).tolist())
 
 
 def clustered_mean(values: NDArray[np.floating], blocks: NDArray[np.int64]) -> Estimate:

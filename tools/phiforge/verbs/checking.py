@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from phiforge import errors
 from phiforge.gate import Finding, Outcome
-from phiforge.machine import describe_machine
+from phiforge.machine import describe_machine, tool_versions
 from phiforge.release.licences import check_questions
-from phiforge.release.regressions import find_regressions
+from phiforge.release.regressions import counts, find_regressions, runs_by, runtimes_apart
+from phiforge.selection import RUNTIME_WHEELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,15 +78,24 @@ def check_profiles(
 
 
 def _compare_here(new: Judged, old: Judged, stages: Stages) -> tuple[Comparison | None, str]:
-    """Measure both variants in turn, if nobody did and this machine can; otherwise say why not."""
-    sides = (new.record.sha256, old.record.sha256)
+    """Measure both variants in turn, if nobody did and this machine can; otherwise say why not.
+
+    Both would run by what is installed here; so it must be what both releases run by.
+    """
+    sides, standings = (new.record.sha256, old.record.sha256), (new.standing(), old.standing())
+    if any(counts(item, *standings) for item in new.comparisons):
+        return None, ""
+    # The reason is told with the finding: no comparison could help.
+    if sides[0] == sides[1] or runtimes_apart(*standings):
+        return None, ""
     if any((item.variant_sha256, item.against_sha256) == sides for item in new.comparisons):
-        return None, ""
-    if sides[0] == sides[1] and new.runtime == old.runtime:
-        return None, ""
+        return None, f"The comparison of both does not count: it was not made by {new.runtime}."
     fits = new.profile.hardware.architecture == describe_machine().process_architecture
     if new.record.provider != "cpu" or not fits:
         return None, f"This machine is none of {new.profile.name}; run `phiforge compare` on one."
+    installed = tool_versions(RUNTIME_WHEELS)
+    if not runs_by(installed.items(), new.runtime):
+        return None, f"{new.runtime} is not what is installed here; run `phiforge compare` where it is."
     # Imported here: it needs the runtime.
     from phiforge.validation.comparison import compare_folders
 
