@@ -8,11 +8,11 @@ from phiforge.gate import Finding, Outcome, Verdict
 
 def unpassed(verdict: Verdict) -> list[Finding]:
     """The findings that did not pass, without times and speeds that are known: those are of a busy machine too."""
-    return [
-        finding
-        for finding in verdict.findings
-        if finding.outcome is not Outcome.PASS and (finding.value is None or not _is_time(finding))
-    ]
+    return [finding for finding in verdict.findings if finding.outcome is not Outcome.PASS and not _is_busy(finding)]
+
+
+def _is_busy(finding: Finding) -> bool:
+    return finding.value is not None and _is_time(finding) and "not known at prompts" not in finding.reason
 
 
 def _is_time(finding: Finding) -> bool:

@@ -100,7 +100,7 @@ def test_a_kept_cache_saves_the_first_turn(latency: Latency) -> None:
 
 
 def test_loads_positions_pauses_and_busy_cores_are_there(latency: Latency) -> None:
-    assert len(latency.load_warm_ms) == 3
+    assert len(latency.load_warm_ms) == 5
     assert latency.by_position[0].start == 17
     assert sum(item.count for item in latency.by_position) % 3 == 0
     assert [(row.idle_s, len(row.ttft_ms)) for row in latency.idle] == [(0.0, 2), (0.05, 2)]

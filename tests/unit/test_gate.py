@@ -26,7 +26,8 @@ from phiforge.evidence import (
     TaskScore,
 )
 from phiforge.gate import RULES, Finding, Outcome, Verdict, exit_code, judge, number, quantity
-from phiforge.intervals import student_t
+from phiforge.intervals import FEWEST_GROUPS, student_t
+from phiforge.prompt_lengths import PromptLengths
 from phiforge.target import Budgets
 from unit.reporting import samples
 
@@ -37,17 +38,28 @@ if TYPE_CHECKING:
 
 MEASURED = (Kind.MEASURED,)
 NO_DRIFT = Budgets(kl_mean_nats_max=0.03)
+# Of the first row of the sample's latency.
+FIRST = PromptLengths(prompt_tokens=(16,), decode_tokens=64)
 
 
 def verdict(
-    budgets: Budgets, *evidence: AnyEvidence, accepts: Sequence[Kind] = MEASURED, size: int = samples.VARIANT_BYTES
+    budgets: Budgets,
+    *evidence: AnyEvidence,
+    accepts: Sequence[Kind] = MEASURED,
+    size: int = samples.VARIANT_BYTES,
+    lengths: PromptLengths | None = FIRST,
 ) -> Verdict:
-    return judge(budgets, accepts, evidence, variant_sha256=samples.VARIANT, variant_bytes=size)
+    return judge(budgets, accepts, evidence, variant_sha256=samples.VARIANT, variant_bytes=size, lengths=lengths)
 
 
-def finding(budgets: Budgets, *evidence: AnyEvidence, accepts: Sequence[Kind] = MEASURED) -> Finding:
+def finding(
+    budgets: Budgets,
+    *evidence: AnyEvidence,
+    accepts: Sequence[Kind] = MEASURED,
+    lengths: PromptLengths | None = FIRST,
+) -> Finding:
     """The first finding, which is about the only budget set."""
-    return verdict(budgets, *evidence, accepts=accepts).findings[0]
+    return verdict(budgets, *evidence, accepts=accepts, lengths=lengths).findings[0]
 
 
 def drift(kl: float, kind: Kind = Kind.MEASURED, error: float = 0.001, **update: Any) -> Drift:
@@ -60,6 +72,11 @@ def probes(*items: Probe, kind: Kind = Kind.MEASURED) -> Probes:
 
 def latency_rows(*rows: LatencyRow) -> Latency:
     return samples.latency().model_copy(update={"rows": rows})
+
+
+def loading(first: float, *again: float) -> Latency:
+    """Latency of so long a load in a new process, and of so long ones after it."""
+    return samples.latency().model_copy(update={"load_ms": first, "load_warm_ms": again})
 
 
 def decoding(*speeds: float) -> dict[str, Any]:
@@ -114,7 +131,7 @@ def test_a_budget_is_read_from_its_evidence(name: str) -> None:
     kept, broken, value = CASES[name]
     emulator = samples.agreement(kind=Kind.MEASURED)
     alike = (emulator, agreement("provider-prefill", 0.0061), agreement("float32", 0.0021))
-    records = (samples.drift(), samples.tasks(), samples.probes(), samples.latency(), *alike)
+    records = (samples.drift(), samples.tasks(), samples.probes(), loading(2318.4, *[1200.0] * 5), *alike)
     for limit, outcome in ((kept, Outcome.PASS), (broken, Outcome.FAIL)):
         result = verdict(Budgets.model_validate({name: limit}), *records)
         first = result.findings[0]
@@ -125,8 +142,8 @@ def test_a_budget_is_read_from_its_evidence(name: str) -> None:
 
 def test_a_value_at_its_limit_passes() -> None:
     assert finding(Budgets(kl_mean_nats_max=0.03), drift(0.03, error=0.0)).outcome is Outcome.PASS
-    agreeing = drift(0.0, top1_agreement_fraction=Estimate(mean=0.92, standard_error=0.0))
-    assert finding(Budgets(top1_agreement_fraction_min=0.92), agreeing).outcome is Outcome.PASS
+    row = samples.latency().rows[0].model_copy(update=decoding(*[5.0] * 5))
+    assert finding(Budgets(decode_tokens_per_s_min=5.0), latency_rows(row)).outcome is Outcome.PASS
 
 
 def test_a_hair_over_the_limit_fails_and_the_reason_shows_it() -> None:
@@ -166,7 +183,8 @@ def test_time_and_memory_need_measured_whatever_is_accepted(kind: Kind) -> None:
 
 
 def test_time_counts_when_measured_even_if_accepts_does_not_name_it() -> None:
-    assert finding(Budgets(load_ms_max=3000.0), samples.latency(), accepts=(Kind.EMULATED,)).outcome is Outcome.PASS
+    measured = loading(2318.4, *[1200.0] * 5)
+    assert finding(Budgets(load_ms_max=3000.0), measured, accepts=(Kind.EMULATED,)).outcome is Outcome.PASS
 
 
 def test_of_two_records_the_worse_accepted_one_counts() -> None:
@@ -311,6 +329,69 @@ def test_the_worst_row_is_the_slowest(speeds: list[float]) -> None:
     assert (found.outcome is Outcome.PASS) == all(speed >= 5.0 for speed in speeds)
 
 
+TIMES = ("ttft_p50_ms_max", "prefill_tokens_per_s_min", "decode_tokens_per_s_min", "inter_token_p99_ms_max")
+ALL = samples.LENGTHS
+
+
+def test_which_budgets_are_judged_at_every_prompt_length() -> None:
+    assert {name for name, rule in RULES.items() if rule.by_prompt} == set(TIMES)
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_time_passes_only_where_every_prompt_length_was_measured(name: str) -> None:
+    budgets, rows = Budgets.model_validate({name: CASES[name][0]}), samples.latency().rows
+    assert finding(budgets, samples.latency(), lengths=ALL).outcome is Outcome.PASS
+    for left_out in range(len(rows)):
+        kept = rows[:left_out] + rows[left_out + 1 :]
+        found = finding(budgets, latency_rows(*kept), lengths=ALL)
+        assert (found.outcome, found.value is None) == (Outcome.UNVERIFIED, False)
+        assert f"not known at prompts of {rows[left_out].prompt_tokens:,} tokens with 64 decoded" in found.reason
+        assert "`phiforge bench`" in found.reason
+
+
+def test_several_lengths_that_are_missing_are_all_named() -> None:
+    found = finding(Budgets(ttft_p50_ms_max=5000.0), latency_rows(samples.latency().rows[0]), lengths=ALL)
+    assert "is 331 ms at a prompt of 16 tokens, within the maximum of 5,000 ms; with 95 % confidence" in found.reason
+    assert "but it is not known at prompts of 128, 512, 1,024 tokens with 64 decoded after each;" in found.reason
+
+
+def test_a_short_prompt_that_is_too_slow_fails_though_longer_ones_are_missing() -> None:
+    found = finding(Budgets(ttft_p50_ms_max=300.0), latency_rows(samples.latency().rows[0]), lengths=ALL)
+    assert found.outcome is Outcome.FAIL
+
+
+def test_several_records_cover_the_lengths_together() -> None:
+    first, *others = samples.latency().rows
+    budgets = Budgets(ttft_p50_ms_max=14_000.0)
+    assert finding(budgets, latency_rows(first), latency_rows(*others), lengths=ALL).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(("decoded", "outcome"), [(1, "unverified"), (63, "unverified"), (64, "pass"), (65, "pass")])
+def test_a_row_with_fewer_tokens_decoded_covers_no_length(decoded: int, outcome: str) -> None:
+    row = samples.latency().rows[0].model_copy(update={"decode_tokens": decoded})
+    assert finding(Budgets(ttft_p50_ms_max=5000.0), latency_rows(row)).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("lengths", "doubt"),
+    [
+        (None, "nothing says at which prompt lengths"),
+        (PromptLengths(prompt_tokens=(), decode_tokens=64), "no prompt length of the profile fits the variant's"),
+    ],
+)
+def test_without_lengths_no_time_passes(lengths: PromptLengths | None, doubt: str) -> None:
+    found = finding(Budgets(ttft_p50_ms_max=14_000.0), samples.latency(), lengths=lengths)
+    assert found.outcome is Outcome.UNVERIFIED
+    assert doubt in found.reason
+
+
+def test_one_token_shows_nothing_of_a_profile_that_measures_sixteen_to_1024() -> None:
+    row = samples.latency().rows[0].model_copy(update={"prompt_tokens": 1, "decode_tokens": 1})
+    for name in TIMES:
+        found = finding(Budgets.model_validate({name: CASES[name][0]}), latency_rows(row), lengths=ALL)
+        assert found.outcome is not Outcome.PASS
+
+
 def test_latency_without_rows_is_unverified() -> None:
     found = finding(Budgets(decode_tokens_per_s_min=5.0), latency_rows())
     assert (found.outcome, found.value) == (Outcome.UNVERIFIED, None)
@@ -424,7 +505,7 @@ def test_a_value_on_the_limit_needs_more_samples_than_there_are() -> None:
     assert "no number of them would do" in finding(NO_DRIFT, drift(0.03)).reason
 
 
-@given(kl=st.floats(0.001, 0.029), error=st.floats(1e-5, 0.05), blocks=st.integers(2, 500))
+@given(kl=st.floats(0.001, 0.029), error=st.floats(1e-5, 0.05), blocks=st.integers(FEWEST_GROUPS, 500))
 def test_the_number_that_is_named_is_enough_and_half_of_it_is_not(kl: float, error: float, blocks: int) -> None:
     found = finding(NO_DRIFT, drift(kl, error=error, blocks=blocks))
     if found.outcome is Outcome.PASS:
@@ -437,11 +518,54 @@ def test_the_number_that_is_named_is_enough_and_half_of_it_is_not(kl: float, err
         assert finding(NO_DRIFT, again).outcome is outcome or more == blocks == count
 
 
-@pytest.mark.parametrize("blocks", [0, 1])
-def test_one_block_has_no_bound(blocks: int) -> None:
-    found = finding(NO_DRIFT, drift(0.001, error=math.nan, blocks=blocks))
-    assert (found.outcome, found.bound) == (Outcome.UNVERIFIED, None)
-    assert f"{blocks} blocks of text give no bound at 95 % confidence: 2 are needed" in found.reason
+BY_BLOCKS = {
+    name: CASES[name][0]
+    for name in ("kl_mean_nats_max", "kl_p99_nats_max", "top1_agreement_fraction_min", "perplexity_ratio_max")
+}
+
+
+@pytest.mark.parametrize("name", BY_BLOCKS)
+@pytest.mark.parametrize(("blocks", "outcome"), [(0, "unverified"), (1, "unverified"), (8, "unverified"), (9, "pass")])
+def test_fewer_than_nine_blocks_have_no_bound(name: str, blocks: int, outcome: str) -> None:
+    few = samples.drift().model_copy(update={"blocks": blocks})
+    found = finding(Budgets.model_validate({name: BY_BLOCKS[name]}), few)
+    assert (found.outcome, found.bound is None) == (outcome, outcome == "unverified")
+    if outcome == "unverified":
+        assert f"{blocks} blocks of text give no bound at 95 % confidence: 9 are needed" in found.reason
+
+
+def test_blocks_without_a_difference_are_not_certain() -> None:
+    """All of 14 blocks agree wholly: Clopper and Pearson's bound of 499 positions, made fewer for 13 degrees."""
+    alike = drift(0.0, top1_agreement_fraction=Estimate(mean=1.0, standard_error=0.0), blocks=14, positions=499)
+    effective = 499 * (1.6448536 / student_t(13)) ** 2
+    found = finding(Budgets(top1_agreement_fraction_min=0.92), alike)
+    assert found.outcome is Outcome.PASS
+    assert found.bound == pytest.approx(0.05 ** (1 / effective), abs=1e-7)
+    strict = finding(Budgets(top1_agreement_fraction_min=0.995), alike)
+    assert strict.outcome is Outcome.UNVERIFIED
+    named = re.search(r"(\d+) would do", strict.reason)
+    assert named
+    for blocks, outcome in ((int(named[1]), Outcome.PASS), (int(named[1]) // 2, Outcome.UNVERIFIED)):
+        more = alike.model_copy(update={"blocks": blocks, "positions": round(499 * blocks / 14)})
+        assert finding(Budgets(top1_agreement_fraction_min=0.995), more).outcome is outcome
+
+
+@pytest.mark.parametrize(("positions", "outcome"), [(100, Outcome.UNVERIFIED), (4000, Outcome.PASS)])
+def test_an_agreement_is_no_surer_than_of_independent_positions(positions: int, outcome: Outcome) -> None:
+    """However little the blocks differ: 94 of 100 positions show no 92 %."""
+    steady = drift(
+        0.0, top1_agreement_fraction=Estimate(mean=0.94, standard_error=1e-9), blocks=64, positions=positions
+    )
+    assert finding(Budgets(top1_agreement_fraction_min=0.92), steady).outcome is outcome
+
+
+def test_an_agreement_that_differs_from_block_to_block_is_judged_by_the_blocks() -> None:
+    """0.94 with an error of 0.015 over 9 blocks: Student's t leaves 0.912, however many positions there are."""
+    uneven = drift(0.0, top1_agreement_fraction=Estimate(mean=0.94, standard_error=0.015), blocks=9, positions=10**6)
+    found = finding(Budgets(top1_agreement_fraction_min=0.92), uneven)
+    assert found.outcome is Outcome.UNVERIFIED
+    assert found.bound is not None
+    assert found.bound <= 0.94 - 1.8595 * 0.015 + 1e-6
 
 
 LACKING: dict[str, AnyEvidence] = {
@@ -468,7 +592,6 @@ def test_evidence_that_does_not_say_how_sure_it_is_never_passes(name: str) -> No
 def test_which_budgets_are_estimates() -> None:
     assert {name for name, rule in RULES.items() if not rule.samples} == {
         "variant_bytes_max",
-        "load_ms_max",
         "peak_anon_bytes_max",
         "emulator_relative_error_max",
         "provider_relative_error_max",
@@ -486,6 +609,25 @@ def test_the_slowest_of_five_repeats_is_the_bound_of_their_median() -> None:
     assert (found.outcome, found.value, found.bound) == (Outcome.UNVERIFIED, 11.0, 4.0)
     # The bound is 7 away, 2 are allowed: 5 * (7 / 2)^2 = 61.25.
     assert "(5 repeats; about 62 would do if they are like these)" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "outcome", "value", "bound"),
+    [
+        (900.0, (500.0, 510.0, 520.0, 530.0, 540.0), "pass", 900.0, None),
+        (1001.0, (500.0, 510.0, 520.0, 530.0, 540.0), "fail", 1001.0, None),
+        (900.0, (500.0, 510.0, 1020.0, 1030.0, 1040.0), "fail", 1020.0, None),
+        (900.0, (500.0, 510.0, 520.0, 530.0, 1001.0), "unverified", 520.0, 1001.0),
+        (900.0, (500.0, 510.0, 520.0, 530.0), "unverified", 515.0, None),
+        (900.0, (), "unverified", 900.0, None),
+    ],
+)
+def test_a_load_is_judged_in_a_new_process_and_by_the_bound_of_those_after_it(
+    first: float, again: tuple[float, ...], outcome: str, value: float, bound: float | None
+) -> None:
+    found = finding(Budgets(load_ms_max=1000.0), loading(first, *again))
+    assert (found.outcome, found.value, found.bound) == (outcome, value, bound)
+    assert len(again) != 4 or "4 loads give no bound at 95 % confidence: 5 are needed" in found.reason
 
 
 def test_four_repeats_have_no_bound() -> None:
@@ -513,7 +655,7 @@ def test_an_interval_that_is_better_than_its_value_does_not_help() -> None:
     assert (found.outcome, found.bound) == (Outcome.PASS, 0.2017)
 
 
-@pytest.mark.parametrize(("positions", "blocks", "fewest"), [(64, 4, 21), (310, 10, 12), (1000, 3, 4)])
+@pytest.mark.parametrize(("positions", "blocks", "fewest"), [(64, 4, 21), (310, 10, 12), (1000, 3, 9)])
 def test_a_p99_of_too_few_positions_or_blocks_says_how_many_blocks(positions: int, blocks: int, fewest: int) -> None:
     few = drift(0.01, kl_p99_interval_nats=Interval(low=0.1, high=None), positions=positions, blocks=blocks)
     found = finding(Budgets(kl_p99_nats_max=0.5), few)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from phiforge.evidence import Estimate, Interval
 from phiforge.intervals import (
     UNKNOWN,
+    effective_share,
     fewest_values,
+    interval_of_clustered_proportion,
     interval_of_mean,
     interval_of_median,
     interval_of_paired_difference,
@@ -23,6 +25,7 @@ from phiforge.intervals import (
     samples_needed,
     student_t,
 )
+from phiforge.validation.statistics import clustered_mean
 
 Z = 1.6448536269514722
 
@@ -147,6 +150,105 @@ def test_a_proportion_s_bounds_have_the_tail_they_say(count: int, data: st.DataO
     beyond = 1 - at_least(high) + math.comb(count, successes) * high**successes * (1 - high) ** (count - successes)
     assert successes == count or beyond == pytest.approx(0.05, abs=1e-6)
     assert low <= successes / count <= high
+
+
+def tail(successes: int, count: int, share: float) -> float:
+    """P(X >= successes), one binomial term after the other."""
+    return math.fsum(math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(successes, count + 1))
+
+
+def brute_force_low(successes: int, count: int) -> float:
+    """The share under which so many successes or more have a chance of 0.05, by halving."""
+    low, high = 0.0, successes / count
+    while high - low > 1e-10:
+        middle = (low + high) / 2
+        low, high = (middle, high) if tail(successes, count, middle) < 0.05 else (low, middle)
+    return high
+
+
+def clustered(share: float, error: float, groups: int, count: int) -> tuple[float, float]:
+    return ends(
+        interval_of_clustered_proportion(Estimate(mean=share, standard_error=error), groups=groups, count=count)
+    )
+
+
+# (z / t)^2 * count is as good as whole for so many groups, so that the binomial sums apply.
+MANY = 10**9
+
+
+@given(st.integers(1, 150), st.data())
+def test_groups_that_do_not_differ_are_as_sure_as_independent_items(count: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, count))
+    low, high = clustered(successes / count, 0.0, MANY, count)
+    assert low == pytest.approx(brute_force_low(successes, count) if successes else 0.0, abs=1e-7)
+    failures = count - successes
+    assert high == pytest.approx(1 - brute_force_low(failures, count) if failures else 1.0, abs=1e-7)
+
+
+@given(st.integers(1, 60), st.integers(2, 20), st.data())
+def test_a_design_effect_divides_the_items(effective: int, effect: int, data: st.DataObject) -> None:
+    """An error that is the root of so much larger makes the items so many fewer."""
+    successes = data.draw(st.integers(0, effective))
+    share = successes / effective
+    error = math.sqrt(share * (1 - share) / effective)
+    low, _ = clustered(share, error, MANY, effective * effect)
+    exact = brute_force_low(successes, effective) if 0 < successes < effective else None
+    if exact is not None:
+        assert low == pytest.approx(max(0.0, min(exact, share - Z * error)), abs=1e-6)
+
+
+@given(st.floats(0, 1), st.floats(0, 0.5), st.integers(2, 300), st.integers(1, 100_000))
+def test_a_clustered_proportion_is_the_weaker_of_the_two(share: float, error: float, groups: int, count: int) -> None:
+    low, high = clustered(share, error, groups, count)
+    by_groups = interval_of_mean(Estimate(mean=share, standard_error=error), groups)
+    effective = count * effective_share(groups)
+    assert by_groups.low is not None
+    assert by_groups.high is not None
+    assert 0 <= low <= max(0.0, by_groups.low)
+    assert min(1.0, by_groups.high) <= high <= 1
+    # What is between two whole numbers of items is between their bounds; all successes are the surest.
+    assert low <= 0.05 ** (1 / effective) + 1e-9
+    assert high >= 1 - 0.05 ** (1 / effective) - 1e-9
+
+
+@given(st.integers(2, 200), st.floats(0.01, 0.99), st.data())
+def test_between_whole_numbers_of_items_the_bound_is_between_theirs(
+    count: int, share: float, data: st.DataObject
+) -> None:
+    successes = math.floor(share * count)
+    low, _ = clustered(share, 0.0, MANY, count)
+    below = brute_force_low(successes, count) if successes else 0.0
+    assert below - 1e-7 <= low <= brute_force_low(successes + 1, count) + 1e-7
+
+
+@pytest.mark.parametrize("count", [10**8, 10**12, 1 << 62])
+def test_beyond_all_counts_a_proportion_stays_a_number(count: int) -> None:
+    low, high = clustered(0.94, 0.0, MANY, count)
+    assert 0.94 - 1e-4 < low < 0.94 < high < 0.94 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "groups", "count"),
+    [(0.9, 0.1, 1, 9), (0.9, math.nan, 9, 9), (math.nan, 0.1, 9, 9), (0.9, 0.1, 9, 0), (1.1, 0.1, 9, 9)],
+)
+def test_what_is_no_share_of_groups_has_no_interval(share: float, error: float, groups: int, count: int) -> None:
+    estimate = Estimate(mean=share, standard_error=error)
+    assert interval_of_clustered_proportion(estimate, groups=groups, count=count) == UNKNOWN
+
+
+@pytest.mark.parametrize(("groups", "size"), [(9, 64), (14, 36), (139, 54)])
+@pytest.mark.parametrize("share", [0.93, 0.97, 0.995])
+def test_a_clustered_proportion_s_bound_holds_as_often_as_it_says(groups: int, size: int, share: float) -> None:
+    """Shares of groups vary by a beta distribution with a correlation of 0.01, as of our variants' blocks."""
+    generator, member = np.random.default_rng(11), np.repeat(np.arange(groups), size)
+    scale = 0.99 / 0.01
+    held = 0
+    for own in generator.beta(share * scale, (1 - share) * scale, (400, groups)):
+        agrees = (generator.random(groups * size) < own[member]).astype(np.float64)
+        estimate = clustered_mean(agrees, member)
+        low = interval_of_clustered_proportion(estimate, groups=groups, count=groups * size).low
+        held += low is not None and low <= share
+    assert held / 400 >= 0.93
 
 
 def test_of_nothing_there_is_no_proportion() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, TypeAlias
 
 from phiforge.evidence import (
@@ -20,9 +21,11 @@ from phiforge.evidence import (
     TaskScore,
 )
 from phiforge.intervals import (
+    FEWEST_GROUPS,
     UNKNOWN,
     effective_share,
     fewest_values,
+    interval_of_clustered_proportion,
     interval_of_mean,
     interval_of_median,
     interval_of_recovery,
@@ -63,6 +66,8 @@ class Reading:
         where: What tells it from other readings of the same budget, as " at a prompt of 512 tokens".
         absent: Why there is no number.
         sampling: How sure a number from samples is; None where the evidence does not say, or no samples are drawn.
+        tokens: Of the prompt and decoded after it, where the number is of one prompt length.
+        once: Whether it was seen a single time by its nature, so that it needs no bound though the rule has samples.
     """
 
     value: float | None
@@ -70,6 +75,8 @@ class Reading:
     where: str = ""
     absent: str = ""
     sampling: Sampling | None = None
+    tokens: tuple[int, int] | None = None
+    once: bool = False
 
 
 Reader: TypeAlias = Callable[[AnyEvidence], tuple[Reading, ...]]
@@ -86,6 +93,7 @@ class Rule:
         read: Returns the readings one piece of evidence holds, none if it is of another sort.
         samples: What the number is estimated from, in the plural, so that its confidence bound is judged; "" where it
             is no estimate: a size, a maximum that was seen, a difference between two computations of the same tokens.
+        by_prompt: Whether it must be known at every prompt length that the profile measures.
     """
 
     title: str
@@ -93,6 +101,7 @@ class Rule:
     needs: str | None
     read: Reader
     samples: str = ""
+    by_prompt: bool = False
 
     @property
     def measured_only(self) -> bool:
@@ -104,10 +113,31 @@ def _mean_sampling(estimate: Estimate, blocks: int, change: Callable[[float], fl
     """Of a mean over blocks of text, or of a rising function of one."""
 
     def at(count: int) -> Interval:
-        error = estimate.standard_error * math.sqrt(blocks / count)
-        return _through(change, interval_of_mean(Estimate(mean=estimate.mean, standard_error=error), count))
+        return _through(change, interval_of_mean(_with_blocks(estimate, blocks, count), count))
 
-    return Sampling(interval=at(blocks) if blocks > 0 else UNKNOWN, count=blocks, fewest=2, at=at)
+    return _block_sampling(blocks, at)
+
+
+def _share_sampling(drift: Drift) -> Sampling:
+    """Of the top-1 agreement, a share of the positions."""
+    estimate, blocks = drift.top1_agreement_fraction, drift.blocks
+
+    def at(count: int) -> Interval:
+        return interval_of_clustered_proportion(
+            _with_blocks(estimate, blocks, count), groups=count, count=round(drift.positions * count / blocks)
+        )
+
+    return _block_sampling(blocks, at)
+
+
+def _with_blocks(estimate: Estimate, blocks: int, count: int) -> Estimate:
+    """A mean over another number of blocks that are like these."""
+    return Estimate(mean=estimate.mean, standard_error=estimate.standard_error * math.sqrt(blocks / count))
+
+
+def _block_sampling(blocks: int, at: Callable[[int], Interval]) -> Sampling:
+    interval = at(blocks) if blocks >= FEWEST_GROUPS else UNKNOWN
+    return Sampling(interval=interval, count=blocks, fewest=FEWEST_GROUPS, at=at)
 
 
 def _rooted_sampling(value: float, interval: Interval, *, count: int, fewest: int) -> Sampling:
@@ -145,9 +175,9 @@ def _p99_sampling(drift: Drift) -> Sampling | None:
         return None
     return _rooted_sampling(
         drift.kl_percentiles_nats.p99,
-        drift.kl_p99_interval_nats,
+        drift.kl_p99_interval_nats if drift.blocks >= FEWEST_GROUPS else UNKNOWN,
         count=drift.blocks,
-        fewest=_p99_blocks(drift),
+        fewest=max(FEWEST_GROUPS, _p99_blocks(drift)),
     )
 
 
@@ -218,6 +248,20 @@ def _latency(read: Callable[[Latency], float]) -> Reader:
     return reader
 
 
+def _loads(evidence: AnyEvidence) -> tuple[Reading, ...]:
+    """The load in a new process, of which there is one, and those repeated after it; each must keep the limit."""
+    if not isinstance(evidence, Latency):
+        return ()
+    again = evidence.load_warm_ms
+    if not again:
+        return (Reading(evidence.load_ms, evidence.kind),)
+    middle = median(again)
+    return (
+        Reading(evidence.load_ms, evidence.kind, " in a new process", once=True),
+        Reading(middle, evidence.kind, " in the median of the loads after it", sampling=_repeats(middle, again)),
+    )
+
+
 def _rows(read: Callable[[LatencyRow], float], sampling: Callable[[LatencyRow], Sampling | None]) -> Reader:
     def reader(evidence: AnyEvidence) -> tuple[Reading, ...]:
         if not isinstance(evidence, Latency):
@@ -225,7 +269,13 @@ def _rows(read: Callable[[LatencyRow], float], sampling: Callable[[LatencyRow], 
         if not evidence.rows:
             return (Reading(None, evidence.kind, absent="the latency evidence has no rows"),)
         return tuple(
-            Reading(read(row), evidence.kind, f" at a prompt of {row.prompt_tokens:,} tokens", sampling=sampling(row))
+            Reading(
+                read(row),
+                evidence.kind,
+                f" at a prompt of {row.prompt_tokens:,} tokens",
+                sampling=sampling(row),
+                tokens=(row.prompt_tokens, row.decode_tokens),
+            )
             for row in evidence.rows
         )
 
@@ -268,7 +318,7 @@ def _nothing(_: AnyEvidence) -> tuple[Reading, ...]:
     return ()
 
 
-_BLOCKS, _QUESTIONS, _REPEATS, _TOKENS = "blocks of text", "questions", "repeats", "tokens"
+_BLOCKS, _QUESTIONS, _REPEATS, _TOKENS, _LOADS = "blocks of text", "questions", "repeats", "tokens", "loads"
 
 RULES: dict[str, Rule] = {
     "kl_mean_nats_max": Rule(
@@ -285,7 +335,7 @@ RULES: dict[str, Rule] = {
         "Top-1 agreement",
         "fraction",
         "drift",
-        _drift(lambda d: d.top1_agreement_fraction.mean, lambda d: _mean_sampling(d.top1_agreement_fraction, d.blocks)),
+        _drift(lambda d: d.top1_agreement_fraction.mean, _share_sampling),
         _BLOCKS,
     ),
     "perplexity_ratio_max": Rule(
@@ -304,16 +354,22 @@ RULES: dict[str, Rule] = {
     ),
     "float16_relative_error_max": Rule("Relative logit error of float16", "fraction", "agreement", _float16),
     "variant_bytes_max": Rule("Variant size", "bytes", None, _nothing),
-    "load_ms_max": Rule("Load time", "ms", "latency", _latency(lambda e: e.load_ms)),
+    "load_ms_max": Rule("Load time", "ms", "latency", _loads, _LOADS),
     "ttft_p50_ms_max": Rule(
         "Time to first token (p50)",
         "ms",
         "latency",
         _rows(lambda r: r.ttft_p50_ms, _first_token),
         _REPEATS,
+        by_prompt=True,
     ),
     "prefill_tokens_per_s_min": Rule(
-        "Prefill speed (p50)", "tokens/s", "latency", _rows(lambda r: r.prefill_tokens_per_s_p50, _prefill), _REPEATS
+        "Prefill speed (p50)",
+        "tokens/s",
+        "latency",
+        _rows(lambda r: r.prefill_tokens_per_s_p50, _prefill),
+        _REPEATS,
+        by_prompt=True,
     ),
     "decode_tokens_per_s_min": Rule(
         "Decode speed (p50)",
@@ -321,9 +377,15 @@ RULES: dict[str, Rule] = {
         "latency",
         _rows(lambda r: r.decode_tokens_per_s_p50, _decode),
         _REPEATS,
+        by_prompt=True,
     ),
     "inter_token_p99_ms_max": Rule(
-        "Time between tokens (p99)", "ms", "latency", _rows(lambda r: r.inter_token_p99_ms, _inter_token), _TOKENS
+        "Time between tokens (p99)",
+        "ms",
+        "latency",
+        _rows(lambda r: r.inter_token_p99_ms, _inter_token),
+        _TOKENS,
+        by_prompt=True,
     ),
     "peak_anon_bytes_max": Rule("Peak anonymous memory", "bytes", "latency", _latency(lambda e: e.peak_anon_bytes)),
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from phiforge.budget_rules import Sampling
+    from phiforge.prompt_lengths import PromptLengths
     from phiforge.target import Budgets
 
 __all__ = [
@@ -82,6 +83,7 @@ def judge(
     *,
     variant_sha256: str,
     variant_bytes: int,
+    lengths: PromptLengths | None = None,
 ) -> Verdict:
     """Judge one variant against the budgets of one profile.
 
@@ -94,12 +96,16 @@ def judge(
     kind that is not accepted count only where there is no accepted one, and then leave the budget unverified. A failed
     blocking probe fails whatever its kind.
 
+    A time fails at any prompt length, and passes only if it keeps its limit at every one that the profile measures,
+    each with all the tokens decoded after it.
+
     Args:
         budgets: The limits; an absent one is not judged.
         accepts: The kinds that drift, agreement, answers and probes may be judged on; time and memory need `measured`.
         evidence: Any number of records, all of this variant.
         variant_sha256: The variant that is judged.
         variant_bytes: Its size on disk.
+        lengths: The prompts at which times must be known; without them no time passes.
 
     Raises:
         EvidenceInvalidError: A record belongs to another variant.
@@ -111,7 +117,9 @@ def judge(
         finding
         for name, rule, limit in limits
         if limit is not None
-        for finding in _judge_budget(name, rule, float(limit), accepts, _readings(rule, evidence, variant_bytes))
+        for finding in _judge_budget(
+            name, rule, float(limit), accepts, _readings(rule, evidence, variant_bytes), lengths
+        )
     ]
     if not findings:
         findings.append(_missing("budgets", "The profile sets no budget, so nothing was judged."))
@@ -142,7 +150,12 @@ def _readings(rule: Rule, evidence: Sequence[AnyEvidence], variant_bytes: int) -
 
 
 def _judge_budget(
-    name: str, rule: Rule, limit: float, accepts: Sequence[Kind], readings: list[Reading]
+    name: str,
+    rule: Rule,
+    limit: float,
+    accepts: Sequence[Kind],
+    readings: list[Reading],
+    lengths: PromptLengths | None,
 ) -> list[Finding]:
     kinds = (Kind.MEASURED,) if rule.measured_only else tuple(accepts)
     if not readings:
@@ -153,10 +166,37 @@ def _judge_budget(
     of_kind: dict[Kind | None, list[Finding]] = {}
     for reading in accepted or readings:
         of_kind.setdefault(reading.kind, []).append(_judge_reading(name, rule, limit, kinds, reading))
-    return [
+    worst = [
         max(findings, key=lambda finding: (_severity(finding.outcome), _badness(finding)))
         for findings in of_kind.values()
     ]
+    return [_at_every_prompt(finding, accepted, lengths) for finding in worst] if rule.by_prompt else worst
+
+
+def _at_every_prompt(finding: Finding, readings: Sequence[Reading], lengths: PromptLengths | None) -> Finding:
+    """The finding, unverified if it would pass and the readings do not cover every prompt length."""
+    doubt = _prompt_doubt(readings, lengths)
+    if finding.outcome is not Outcome.PASS or not doubt:
+        return finding
+    reason = f"{finding.reason.removesuffix('.')}, but {doubt}."
+    return finding.model_copy(update={"outcome": Outcome.UNVERIFIED, "reason": reason})
+
+
+def _prompt_doubt(readings: Sequence[Reading], lengths: PromptLengths | None) -> str:
+    """Which prompt lengths the readings lack; "" if none. A reading with fewer tokens decoded covers no length."""
+    if lengths is None:
+        return "nothing says at which prompt lengths it must be known"
+    if not lengths.prompt_tokens:
+        return "no prompt length of the profile fits the variant's context"
+    told = [reading.tokens for reading in readings if reading.tokens is not None]
+    known = {prompt for prompt, decoded in told if decoded >= lengths.decode_tokens}
+    lacking = [f"{length:,}" for length in lengths.prompt_tokens if length not in known]
+    if not lacking:
+        return ""
+    return (
+        f"it is not known at prompts of {', '.join(lacking)} tokens with {lengths.decode_tokens:,} decoded after each; "
+        "measure them with `phiforge bench`, with a longer seconds_max in the profile if that left them out"
+    )
 
 
 def _judge_reading(name: str, rule: Rule, limit: float, kinds: tuple[Kind, ...], reading: Reading) -> Finding:
@@ -173,14 +213,15 @@ def _judge_reading(name: str, rule: Rule, limit: float, kinds: tuple[Kind, ...],
     elif finite is None:
         outcome, reason = Outcome.FAIL, f"{rule.title}{where} came out as {value}, which is no finite number."
     else:
-        outcome, bound, reason = _compare(name, rule, limit, finite, where, reading.sampling)
+        sampled = bool(rule.samples) and not reading.once
+        outcome, bound, reason = _compare(name, rule, limit, finite, where, reading.sampling, sampled=sampled)
     return Finding(
         budget=name, limit=limit, value=finite, bound=bound, kind=reading.kind, outcome=outcome, reason=reason
     )
 
 
 def _compare(
-    name: str, rule: Rule, limit: float, value: float, where: str, sampling: Sampling | None
+    name: str, rule: Rule, limit: float, value: float, where: str, sampling: Sampling | None, *, sampled: bool
 ) -> tuple[Outcome, float | None, str]:
     """Return the outcome for a finite value, the bound it was judged on, and the reason."""
     is_minimum = name.endswith("_min")
@@ -190,7 +231,7 @@ def _compare(
         kept, relations, side = value <= limit, ("within the maximum of", "over the maximum of"), "at most"
     value_text, limit_text = apart(value, limit, rule.unit)
     told = f"{rule.title} is {value_text}{where}, {relations[0 if kept else 1]} {limit_text}"
-    if not kept or not rule.samples:
+    if not kept or not sampled:
         return (Outcome.PASS if kept else Outcome.FAIL), None, f"{told}."
     bound = None if sampling is None else _bound(value, sampling, is_minimum=is_minimum)
     if sampling is None or bound is None or not _keeps(bound, limit, is_minimum=is_minimum):

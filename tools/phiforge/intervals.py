@@ -19,9 +19,19 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 _ALPHA = 1 - CONFIDENCE
 _Z = NormalDist().inv_cdf(CONFIDENCE)
+# A standard error with 8 degrees of freedom is itself known to 1 / sqrt(2 * 8), a quarter. With fewer the National
+# Center for Health Statistics publishes no proportion without a review (Parker et al., Vital and Health Statistics
+# 2(175), 2017).
+FEWEST_GROUPS = 9
 # Above so many degrees of freedom the expansion of the t quantile is exact to 1e-9, and faster than the series.
 _SERIES_DEGREES = 200
 _STEPS = 60
+# Of more items, more would not be told: at 10^8 a bound is within 1e-4 of its proportion, and logarithms of factorials
+# are still exact enough.
+_MOST_ITEMS = 10**8
+# Fewer successes, of counts that need not be whole, are none.
+_NO_SUCCESS = 1e-9
+_FRACTION_STEPS, _TINY = 30_000, 1e-300
 
 UNKNOWN = Interval(low=None, high=None)
 
@@ -31,7 +41,8 @@ def interval_of_mean(estimate: Estimate, groups: int) -> Interval:
 
     Args:
         estimate: The mean, and its standard error over the groups.
-        groups: Blocks of text, or repeats; with one there is no interval.
+        groups: Blocks of text, or repeats; with one there is no interval. Whether they are enough to decide by is the
+            caller's to say (`FEWEST_GROUPS`).
     """
     if groups < 2 or not math.isfinite(estimate.mean) or not math.isfinite(estimate.standard_error):
         return UNKNOWN
@@ -100,6 +111,30 @@ def interval_of_proportion(successes: int, count: int) -> Interval:
     if count < 1:
         return UNKNOWN
     return Interval(low=_exact_low(successes, count), high=1 - _exact_low(count - successes, count))
+
+
+def interval_of_clustered_proportion(estimate: Estimate, *, groups: int, count: int) -> Interval:
+    """Return the interval of a proportion among items that err together within groups.
+
+    It is Clopper and Pearson's of as many items as there are in effect: p (1 - p) / SE^2, at most all of them, and all
+    where nothing or everything is a success, made fewer for few groups by (z / t)^2 (Korn and Graubard, Survey
+    Methodology 24:193, 1998; the limits as in Parker et al., Vital and Health Statistics 2(175), 2017). So it has a
+    width also where no group differs from another. Each end is Student's t's over the groups where that is wider.
+
+    Args:
+        estimate: The proportion, and its standard error over the groups.
+        groups: With one there is no interval.
+        count: All items.
+    """
+    by_groups = interval_of_mean(estimate, groups)
+    share = estimate.mean
+    if by_groups.low is None or by_groups.high is None or count < 1 or not 0 <= share <= 1:
+        return UNKNOWN
+    spread, variance = share * (1 - share), estimate.standard_error**2
+    independent = spread / variance if spread > 0 and variance > 0 else math.inf
+    effective = min(count, independent, _MOST_ITEMS) * effective_share(groups)
+    low, high = _exact_low(share * effective, effective), 1 - _exact_low((1 - share) * effective, effective)
+    return Interval(low=max(0.0, min(low, by_groups.low)), high=min(1.0, max(high, by_groups.high)))
 
 
 def interval_of_paired_difference(to_right: float, to_wrong: float, count: float) -> Interval:
@@ -199,15 +234,41 @@ def _rank(count: int, fraction: float) -> int:
     return rank
 
 
-def _exact_low(successes: int, count: int) -> float:
-    """Return the share of successes under which so many or more have a chance of 0.05."""
-    if successes <= 0:
+def _exact_low(successes: float, count: float) -> float:
+    """Return the share of successes under which so many or more have a chance of 0.05; the counts need not be whole."""
+    if successes < _NO_SUCCESS:
         return 0.0
+    return _solve(lambda share: _at_least(successes, count, share) - _ALPHA, 0.0, 1.0)
 
-    def excess(share: float) -> float:
-        return sum(_binomial(k, count, share) for k in range(successes, count + 1)) - _ALPHA
 
-    return _solve(excess, 0.0, 1.0)
+def _at_least(successes: float, count: float, share: float) -> float:
+    """P(X >= successes) for X ~ Binomial(count, share), in between as the incomplete beta function.
+
+    I_x(a, b) with a = successes and b = count - successes + 1 (Abramowitz and Stegun 26.5.24), by its continued
+    fraction on the side of the mean where that is short (DLMF 8.17.22, and 8.17.4 for the other side).
+    """
+    a, b = successes, count - successes + 1
+    if share <= 0 or share >= 1:
+        return float(share >= 1)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(share) + b * math.log1p(-share)
+    if share < (a + 1) / (a + b + 2):
+        return math.exp(log_front) / (a * _continued_fraction(a, b, share))
+    return 1 - math.exp(log_front) / (b * _continued_fraction(b, a, 1 - share))
+
+
+def _continued_fraction(a: float, b: float, x: float) -> float:
+    """Return 1 + d1 / (1 + d2 / (1 + ...)) of the incomplete beta function, by Lentz's method."""
+    value, above, below = 1.0, 1.0, 0.0
+    for step in range(1, _FRACTION_STEPS):
+        half, odd = divmod(step, 2)
+        term = -(a + half) * (a + b + half) if odd else half * (b - half)
+        term *= x / ((a + step - 1) * (a + step))
+        below = 1 / (1 + term * below or _TINY)
+        above = 1 + term / above or _TINY
+        value *= above * below
+        if abs(above * below - 1) < 1e-14:
+            break
+    return value
 
 
 def _binomial(successes: int, count: int, share: float) -> float:

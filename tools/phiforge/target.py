@@ -183,7 +183,7 @@ class Measure(Section):
     prompt_tokens: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     decode_tokens: Annotated[int, Field(ge=8)]
     threads: Annotated[int, Field(ge=1)] | None = None
-    seconds_max: Positive = 300.0
+    seconds_max: Positive = 1800.0
     position_seconds_max: Positive = 2.0
     thorough: Thorough = Thorough()
 
@@ -192,7 +192,7 @@ class Regression(Section):
     """How much worse than the previous release a variant may be on the device; what is not named has its default.
 
     A growth or slowdown is a share of the earlier number, a loss the difference of two fractions. Drift, answers and
-    time are only worse if the difference is also beyond what their errors explain.
+    time pass only if the upper end of the difference's interval keeps the limit.
     """
 
     variant_bytes_growth_fraction_max: Share = 0.05

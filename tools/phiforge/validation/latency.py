@@ -21,6 +21,7 @@ from phiforge.evidence import (
 )
 from phiforge.intervals import interval_of_percentile
 from phiforge.machine import default_threads, describe_machine, now, tool_versions
+from phiforge.prompt_lengths import fitting
 from phiforge.selection import RUNTIME_WHEELS
 from phiforge.tuning import Settings
 from phiforge.validation import worker
@@ -45,7 +46,8 @@ __all__ = ["Work", "fitting_lengths", "latency_row", "measure_latency", "refuse_
 # Memory samples kept in the evidence; of each stretch of the run, the highest.
 SAMPLES_KEPT = 200
 VERSIONS = (*RUNTIME_WHEELS, "numpy", "phiforge")
-LOADS, LOAD_SECONDS_MAX = 3, 20.0
+# Five are the fewest that bound a median; a model that takes longer to load has fewer.
+LOADS, LOAD_SECONDS_MAX = 5, 60.0
 POSITION_RUNS = 3
 # A conversation: a first turn, its answer, and a second turn.
 SECOND_TURN = worker.SecondTurn(first=256, answer=32, second=32, repeats=5)
@@ -194,8 +196,7 @@ def fitting_lengths(variant: Path, measure: Measure) -> list[int]:
         VariantUnusableError: None fits, or the variant has no readable config.
     """
     context, window = context_of(variant), _window(variant)
-    room = context - measure.decode_tokens - 1
-    lengths = sorted({length for length in measure.prompt_tokens if -(-length // window) * window <= room})
+    lengths = fitting(measure.prompt_tokens, measure.decode_tokens, context_tokens=context, window_tokens=window)
     if not lengths:
         raise worker.failed(
             variant, f"no prompt with {measure.decode_tokens} tokens after it fits its {context} of context"
