@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from phiforge import evidence as ev
 from phiforge.evidence import Estimate, Interval, Kind, Percentiles
 from phiforge.gate import judge
+from phiforge.prompt_lengths import PromptLengths
 from phiforge.reporting import Entry, Fleet, Report, Source, make_entry, make_fleet
 from phiforge.reporting.schema import PipelineFacts, ProfileFacts, Stage, VariantFacts, first_of, further_than
 from phiforge.target import Budgets
@@ -161,7 +162,14 @@ def _report(model: Model, device: Device, variant: str, records: tuple[AnyEviden
         latency=first[3],
         further=further_than(first, records),
         budgets=BUDGETS,
-        verdict=judge(BUDGETS, accepts, records, variant_sha256=variant, variant_bytes=size),
+        verdict=judge(
+            BUDGETS,
+            accepts,
+            records,
+            variant_sha256=variant,
+            variant_bytes=size,
+            lengths=PromptLengths(prompt_tokens=PROMPTS, decode_tokens=64),
+        ),
         limits=("Everything here is made up.",),
     )
 

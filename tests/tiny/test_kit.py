@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from phiforge import errors
 from phiforge.checkpoint.nano import EVAL_DIR
 from phiforge.evidence import Drift, FreeRunning, Kind, Latency, Probes, Refusals, Tasks, load_evidence
 from phiforge.evidence_file import load_evidence_file
+from phiforge.gate import Outcome
 from phiforge.hashing import hash_files
 from phiforge.packaging.layout import REFERENCE_FOLDER
 from phiforge.packaging.write import content_hash
@@ -24,6 +26,8 @@ from phiforge.validation.reference_outputs import ReferenceOutputs
 from phiforge.validation.subset import packaged_part
 from phiforge.verbs.build import BuildResult
 from phiforge.verbs.measure import Job, Measurement
+from phiforge.verbs.release import ReleaseOptions, release
+from phiforge.verbs.standing import judge_package
 from phiforge.verbs.watch import StageRecord, Unwatched
 
 PARTS = ("placement", "latency", "answers", "drift and probes")
@@ -137,6 +141,27 @@ def test_the_file_is_merged_on_the_build_machine(measured: Measurement, package:
     assert {item.evidence for item in made.evidence} == {
         "drift", "tasks", "free-running", "refusals", "probes", "latency", "prediction",
     }  # fmt: skip
+
+
+def test_the_file_goes_into_a_release_and_the_next_one_is_held_against_it(
+    measured: Measurement, package: Path, tmp_path: Path
+) -> None:
+    findings = judge_package(package, [measured.path])["cpu-x64"].report.verdict.findings
+    # On a busy machine the times may be long, or vary too much to tell.
+    slow = dict.fromkeys(item.budget for item in findings if item.outcome is not Outcome.PASS)
+    first = ReleaseOptions(
+        destinations=(str(tmp_path / "first"),),
+        first=True,
+        evidence=(measured.path,),
+        waivers=tuple(f"cpu-x64/{budget}=the machine of this test is busy" for budget in slow),
+    )
+    record = release(package, first).plan.record
+    assert set(record.evidence) == {measured.path.name}
+    assert phiforge.verify(tmp_path / "first")
+    second = replace(first, destinations=(str(tmp_path / "second"),), first=False, against=tmp_path / "first")
+    previous = release(package, second).plan.record.previous
+    assert previous is not None
+    assert previous.content_sha256 == measured.file.package.content_sha256
 
 
 def test_a_package_is_validated_without_its_checkpoint(package: Path, tmp_path: Path) -> None:

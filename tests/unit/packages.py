@@ -96,8 +96,10 @@ def npu_package(folder: Path, *, profiles: tuple[Path, ...] = (PROFILE,)) -> Pat
 
 
 def on_device(record: AnyEvidence, machine: Machine = DEVICE) -> AnyEvidence:
-    """The record as if that machine had made it."""
-    conditions = record.conditions.model_copy(update={"machine": machine})
+    """The record as if that machine's NPU had made it."""
+    versions = {**record.conditions.versions, "onnxruntime-qnn": "2.7.0"}
+    update = {"machine": machine, "provider": "qnn", "versions": versions}
+    conditions = record.conditions.model_copy(update=update)
     return record.model_copy(update={"conditions": conditions})
 
 

@@ -7,27 +7,29 @@ from typing import Any
 import pytest
 
 from phiforge.contradictions import contradiction
-from phiforge.evidence import AnyEvidence, Drift, Estimate, Probe, Probes
-from phiforge.evidence_file import EvidenceFile, MachineFacts, PackageFacts, ProfileFacts, VariantFacts, machine_id
+from phiforge.evidence import AnyEvidence, Drift, Estimate, Kind, Probe, Probes
+from phiforge.evidence_file import EvidenceSource
 from unit.packages import ADAPTER, DEVICE, on_device
 from unit.reporting import samples
 from unit.test_evidence_checks import free_running
 
 
-def file(*records: AnyEvidence, **changes: Any) -> EvidenceFile:
+def file(*records: AnyEvidence, **changes: Any) -> EvidenceSource:
     known: dict[str, Any] = {
-        "phiforge_version": "0.1.0",
-        "package": PackageFacts(name="nano", content_sha256="1" * 64),
-        "variant": VariantFacts(name="cpu-int4", sha256=samples.VARIANT),
-        "profile": ProfileFacts(name="cpu-x64", sha256="3" * 64),
-        "machine": MachineFacts(id=machine_id(DEVICE, ADAPTER), adapter=ADAPTER, facts=DEVICE),
-        "placement": {"CPUExecutionProvider": 85},
+        "place": "evidence.json",
+        "profile": "qnn-x-elite",
+        "adapter": ADAPTER,
+        "placement": {"QNNExecutionProvider": 85},
         "records": tuple(on_device(record) for record in records),
     }
-    return EvidenceFile(**{**known, **changes})
+    return EvidenceSource(**{**known, **changes})
 
 
-def all_of(**changes: Any) -> EvidenceFile:
+def single(record: AnyEvidence) -> EvidenceSource:
+    return EvidenceSource(place="record.json", profile=None, records=(on_device(record),))
+
+
+def all_of(**changes: Any) -> EvidenceSource:
     return file(samples.drift(), samples.tasks(), probes(), samples.latency(), free_running(), **changes)
 
 
@@ -42,8 +44,7 @@ def drift(mean: float, error: float = 0.00081, **update: Any) -> Drift:
 
 
 def other_versions(record: AnyEvidence) -> AnyEvidence:
-    conditions = record.conditions.model_copy(update={"versions": {"onnxruntime": "1.32.0"}})
-    return record.model_copy(update={"conditions": conditions})
+    return changed(record, versions={"onnxruntime": "1.32.0"})
 
 
 def test_a_file_and_itself_agree() -> None:
@@ -58,9 +59,18 @@ def test_times_may_differ() -> None:
 def test_another_placement() -> None:
     said = contradiction(all_of(), all_of(placement={"CPUExecutionProvider": 80, "QNNExecutionProvider": 5}))
     assert said == (
-        "nodes ran on CPUExecutionProvider (85) in one and on CPUExecutionProvider (80), QNNExecutionProvider (5) in "
+        "nodes ran on QNNExecutionProvider (85) in one and on CPUExecutionProvider (80), QNNExecutionProvider (5) in "
         "the other"
     )
+
+
+def test_a_single_record_is_held_against_an_evidence_file_and_another_one() -> None:
+    near, far = single(drift(0.02)), single(drift(0.9))
+    assert contradiction(file(drift(0.02)), near) is None
+    for other in (near, file(drift(0.02)), file(drift(0.02), adapter="another device")):
+        said = contradiction(other, far)
+        assert said is not None
+        assert said.startswith("the mean KL on the same texts is 0.02 and 0.9 nats")
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "chat_template", "stop_ids"])
@@ -92,18 +102,23 @@ def test_another_number_of_right_answers() -> None:
     assert said == "variant_correct of the same task gsm8k is 215 in one and 216 in the other"
 
 
+def changed(record: AnyEvidence, **conditions: Any) -> AnyEvidence:
+    return record.model_copy(update={"conditions": record.conditions.model_copy(update=conditions)})
+
+
 def test_what_differs_for_a_reason_is_no_contradiction() -> None:
     far = drift(0.9)
-    data = far.model_copy(update={"conditions": far.conditions.model_copy(update={"dataset_sha256": "5" * 64})})
     elsewhere = DEVICE.model_copy(update={"processor": "another"})
-    machine = MachineFacts(id=machine_id(elsewhere, ADAPTER), adapter=ADAPTER, facts=elsewhere)
     assert contradiction(file(drift(0.02)), file(far)) is not None
     for other in (
-        file(data),
+        file(changed(far, dataset_sha256="5" * 64)),
+        file(changed(far, samples=3)),
+        file(changed(far, threads=3)),
         file(other_versions(far), placement={"QNNExecutionProvider": 1}),
-        file(far, machine=machine),
-        file(far, package=PackageFacts(name="nano", content_sha256="6" * 64)),
-        file(far, variant=VariantFacts(name="cpu-int4", sha256="7" * 64)),
-        file(far, profile=ProfileFacts(name="cpu-x64", sha256="8" * 64)),
+        file(records=(on_device(far, elsewhere),)),
+        file(far, adapter="another device"),
+        file(drift(0.9, reference_sha256="6" * 64)),
+        file(drift(0.9, top_k=64)),
+        file(drift(0.9, kind=Kind.SURROGATE)),
     ):
         assert contradiction(file(drift(0.02)), other) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
@@ -207,6 +207,15 @@ def test_no_time_or_energy_is_negative_or_no_number(path: tuple[str | int, ...],
     assert f"has {value} for " in why(changed("latency", set_at(*path, value=value)))
 
 
+def blocked(sizes: Sequence[int] = (2047,) * 64, kl: float = 0.02134, top1: float = 0.9341) -> dict[str, Any]:
+    """The numbers of a drift's blocks."""
+    return {
+        "block_positions": list(sizes),
+        "block_kl_nats": [kl] * len(sizes),
+        "block_top1_agreement_fraction": [top1] * len(sizes),
+    }
+
+
 FAULTS: dict[str, tuple[str, Change, str]] = {
     "a newer schema": ("drift", set_at("schema_version", value="2.0"), "'2.0'"),
     "a surrogate's time": ("latency", set_at("kind", value="surrogate"), "time and memory are measured or not known"),
@@ -227,6 +236,12 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
     ),
     "no provider": ("probes", set_at("conditions", "provider", value=" "), "under which conditions"),
     "no versions": ("latency", set_at("conditions", "versions", value={}), "the versions of the tools"),
+    "versions without the runtime": (
+        "latency",
+        set_at("conditions", "versions", value={"a": "b", "onnxruntime": " "}),
+        "the version of the runtime",
+    ),
+    "fewer samples than none": ("drift", set_at("conditions", "samples", value=-1), "-1 samples"),
     "no threads": ("latency", set_at("conditions", "threads", value=0), "the number of threads"),
     "no processor": ("latency", set_at("conditions", "machine", "processor", value=""), "the processor"),
     "no time": ("drift", set_at("conditions", "taken_at", value=None), "the time"),
@@ -250,6 +265,41 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
         set_at("rows", 0, "ttft_p95_ms", value=1.0),
         "the wrong way round at",
     ),
+    "a prompt without a token": ("latency", set_at("rows", 0, "prompt_tokens", value=0), "a row without a token"),
+    "decoding without a token": ("latency", set_at("rows", 1, "decode_tokens", value=0), "a row without a token"),
+    "a row without a repeat": (
+        "latency",
+        lambda c: c["rows"][0].update(repeats=0, ttft_ms=[], decode_tokens_per_s=[]),
+        "or a repeat: 16 tokens, 64 after them, 0 repeats",
+    ),
+    "a comparison without a token": ("comparison", set_at("rows", 0, "prompt_tokens", value=0), "without a token"),
+    "more blocks than positions": ("drift", set_at("blocks", value=131_009), "131009 blocks of 131008 positions"),
+    "a drift of no block": ("drift", set_at("blocks", value=0), "0 blocks of"),
+    "a drift of no position": ("drift", set_at("positions", value=0), "blocks of 0 positions"),
+    "blocks that are not as many": ("drift", lambda c: c.update(blocked(sizes=[131_008])), "has 1 blocks of 131008"),
+    "blocks of other positions": (
+        "drift",
+        lambda c: c.update(blocked(sizes=[2048] * 64)),
+        "blocks of 131072 positions",
+    ),
+    "a block of nothing": (
+        "drift",
+        lambda c: c.update(blocked(sizes=[0, 4094, *[2047] * 62])),
+        "64 blocks of 131008 positions one by one",
+    ),
+    "blocks of another mean": ("drift", lambda c: c.update(blocked(kl=0.01)), "0.02134 for kl_nats, which is not"),
+    "blocks of another agreement": ("drift", lambda c: c.update(blocked(top1=0.99)), "for top1_agreement_fraction"),
+    "a negative block": (
+        "drift",
+        lambda c: c.update(blocked() | {"block_kl_nats": [-0.02134, 0.06402, *[0.02134] * 62]}),
+        "for kl_nats, which is not the mean",
+    ),
+    "means of fewer blocks": (
+        "drift",
+        lambda c: c.update(blocked() | {"block_kl_nats": [0.02134]}),
+        "for kl_nats, which is not the mean",
+    ),
+    "answers to no task": ("tasks", set_at("scores", value=[]), "has no task"),
     "a negative drift": ("drift", set_at("kl_nats", "mean", value=-0.1), "-0.1 for kl_nats"),
     "a drift that is no number": ("drift", set_at("perplexity_ratio", value=math.nan), "nan for perplexity_ratio"),
     "falling percentiles": (
@@ -348,6 +398,12 @@ def test_emulated_processes_may_show_what_is_not_time() -> None:
 
 def test_an_infinite_drift_is_for_the_gate_to_fail() -> None:
     assert parse_evidence(changed("drift", set_at("kl_nats", "mean", value=math.inf)), "e").evidence == "drift"
+
+
+def test_blocks_that_add_up_are_no_fault() -> None:
+    assert parse_evidence(changed("drift", lambda c: c.update(blocked())), "e")
+    overflowed = blocked(kl=math.inf) | {"kl_nats": {"mean": math.inf, "standard_error": math.nan}}
+    assert parse_evidence(changed("drift", lambda c: c.update(overflowed)), "e")
 
 
 def test_one_block_without_an_error_is_no_fault() -> None:

@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 
 from phiforge import errors
-from phiforge.evidence import Drift, Kind, Latency, dump_evidence
+from phiforge.evidence import AnyEvidence, Drift, Estimate, Kind, Latency, Probe, dump_evidence
 from phiforge.evidence_file import EvidenceFile
 from phiforge.gate import Outcome
 from phiforge.machine import now
 from phiforge.reporting import load_report, report_html, report_markdown
 from phiforge.reporting.names import labels
 from phiforge.reporting.schema import Report
+from phiforge.target import load_profile
+from phiforge.verbs.judging import misfit
+from phiforge.verbs.merging import check_names, named_profile
 from phiforge.verbs.report import report
 from phiforge.verbs.subject import find_subjects
 from unit.packages import DEVICE, PROFILE, device_file, npu_package, on_device, write_file
 from unit.reporting import samples
+from unit.test_evidence_checks import prediction
 
 TARGETS = PROFILE.parent
 
@@ -103,26 +107,53 @@ def _with_speed(speed: float) -> Latency:
     return latency.model_copy(update={"rows": rows})
 
 
-def test_what_the_package_s_own_machine_measured_gives_way(package: Path, tmp_path: Path) -> None:
-    """A single record of the old way stands for what a package carries; the device's takes its place."""
+def _written(package: Path, path: Path, record: AnyEvidence) -> Path:
+    """A single record of the package's variant, as `phiforge bench` and `validate` write one."""
     (subject,) = find_subjects(package)
-    own = on_device(_slower(1.0).model_copy(update={"variant_sha256": subject.sha256}))
-    path = tmp_path / "latency-qnn-x-elite.json"
+    path.parent.mkdir(exist_ok=True)
+    own = on_device(record).model_copy(update={"variant_sha256": subject.sha256})
     path.write_text(dump_evidence(own), encoding="utf-8")
-    assert _speeds(_report(package, tmp_path / "one", path)) == [1.0]
+    return path
+
+
+def test_nothing_takes_the_place_of_what_was_sealed(package: Path, tmp_path: Path) -> None:
+    """A record of the same name and kind stands beside the sealed one, and the gate takes the worst of both."""
+    sealed = next(item for item in samples.npu_evidence() if isinstance(item, Drift) and item.kind is Kind.SURROGATE)
+    better = Estimate(mean=1e-9, standard_error=0.0)
+    path = tmp_path / "drift.json"
+    text = dump_evidence(sealed.model_copy(update={"kl_nats": better, "positions": sealed.positions - 1}))
+    (subject,) = find_subjects(package)
+    path.write_text(text.replace(sealed.variant_sha256, subject.sha256), encoding="utf-8")
+    made = _report(package, tmp_path / "out", path)
+    means = [item.kl_nats.mean for item in made.evidence if isinstance(item, Drift) and item.kind is Kind.SURROGATE]
+    assert means == [1e-9, sealed.kl_nats.mean]
+    (finding,) = [
+        item for item in made.verdict.findings if item.budget == "kl_mean_nats_max" and item.kind is Kind.SURROGATE
+    ]
+    assert finding.value == sealed.kl_nats.mean
+
+
+def test_probes_that_were_brought_leave_the_sealed_ones(package: Path, tmp_path: Path) -> None:
+    before = {item.budget for item in _report(package, tmp_path / "before").verdict.findings}
+    invented = samples.probes().model_copy(update={"probes": (Probe(name="mine", passed=True, detail="-"),)})
+    path = _written(package, tmp_path / "probes.json", invented)
+    after = {item.budget for item in _report(package, tmp_path / "out", path).verdict.findings}
+    assert after == before | {"probe:mine"}
+    assert len([name for name in before if name.startswith("probe:")]) > 1
+
+
+def test_a_record_that_is_sealed_already_counts_once(package: Path, tmp_path: Path) -> None:
+    (folder,) = (package / "evidence").iterdir()
+    made = _report(package, tmp_path / "out", *sorted(folder.iterdir()))
+    assert made == _report(package, tmp_path / "alone")
+    sources = report([package], output=tmp_path / "out", evidence=[folder / "drift.json"]).fleet.entries[0].sources
+    assert all(source.file.startswith("evidence/qnn-a16w4/") for source in sources)
+
+
+def test_a_device_s_file_and_a_single_record_both_count(package: Path, tmp_path: Path) -> None:
+    path = _written(package, tmp_path / "latency-qnn-x-elite.json", _slower(1.0))
     device = write_file(tmp_path, device_file(package, records=(_slower(2.0),)))
-    assert _speeds(_report(package, tmp_path / "two", path, device)) == [2.0]
-
-
-def test_a_process_of_another_architecture_takes_no_place(package: Path, tmp_path: Path) -> None:
-    """A PC with an x86-64 processor says nothing of an Arm device's speed."""
-    (subject,) = find_subjects(package)
-    own = on_device(_slower(1.0).model_copy(update={"variant_sha256": subject.sha256}))
-    path = tmp_path / "latency-qnn-x-elite.json"
-    path.write_text(dump_evidence(own), encoding="utf-8")
-    other = DEVICE.model_copy(update={"architecture": "x86_64", "process_architecture": "x86_64"})
-    device = write_file(tmp_path, device_file(package, records=(_slower(2.0),), machine=other))
-    assert sorted(_speeds(_report(package, tmp_path / "out", path, device))) == [1.0, 2.0]
+    assert _speeds(_report(package, tmp_path / "two", path, device)) == [1.0, 2.0]
 
 
 def test_time_by_an_emulated_process_is_refused(package: Path, tmp_path: Path) -> None:
@@ -141,7 +172,9 @@ def test_evidence_from_the_future_is_refused(package: Path, tmp_path: Path) -> N
 
 def test_files_of_one_machine_that_contradict_each_other_are_refused(package: Path, tmp_path: Path) -> None:
     first = write_file(tmp_path, device_file(package), "monday.json")
-    other = device_file(package).model_copy(update={"placement": {"CPUExecutionProvider": 8}})
+    other = device_file(package).model_copy(
+        update={"placement": {"CPUExecutionProvider": 1, "QNNExecutionProvider": 7}}
+    )
     second = write_file(tmp_path, other, "tuesday.json")
     with pytest.raises(errors.EvidenceInvalidError) as caught:
         report([package], output=tmp_path / "out", evidence=[first, second])
@@ -160,18 +193,177 @@ def test_equal_machines_that_agree_both_count(package: Path, tmp_path: Path) -> 
 
 
 def test_single_records_of_one_name_are_not_lost(package: Path, tmp_path: Path) -> None:
-    (subject,) = find_subjects(package)
-    paths = []
-    for folder, load_ms in (("a", 1.0), ("b", 2.0), ("c", 1.0)):
-        own = on_device(_slower(load_ms).model_copy(update={"variant_sha256": subject.sha256}))
-        paths.append(tmp_path / folder / "latency-qnn-x-elite.json")
-        paths[-1].parent.mkdir()
-        paths[-1].write_text(dump_evidence(own), encoding="utf-8")
-    first, other, same = paths
+    first, other, same = (
+        _written(package, tmp_path / folder / "latency-qnn-x-elite.json", _slower(load_ms))
+        for folder, load_ms in (("a", 1.0), ("b", 2.0), ("c", 1.0))
+    )
     assert _speeds(_report(package, tmp_path / "out", first, same)) == [1.0]
-    with pytest.raises(errors.EvidenceInvalidError, match="has the name of another one") as caught:
-        _report(package, tmp_path / "none", first, other)
-    assert "Rename one" in caught.value.fix
+    assert _speeds(_report(package, tmp_path / "out", first, other)) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [
+        ("latency-qnn-x-elite.json", "qnn-x-elite"),
+        ("latency-qnn-x-elite-second.json", "qnn-x-elite"),
+        ("latency-qnn-x-plus-8.core_2.json", "qnn-x-plus"),
+        ("latency-qnn-x-elite2.json", None),
+        ("latency-qnn.json", None),
+        ("latency.json", None),
+        ("comparison-qnn-x-elite.json", None),
+        ("drift.json", None),
+    ],
+)
+def test_a_single_record_of_time_tells_its_profile_by_its_name(
+    package: Path, tmp_path: Path, name: str, profile: str | None
+) -> None:
+    path = _written(package, tmp_path / name, _slower(1.0))
+    if profile is None:
+        error = _refused(package, tmp_path, path)
+        assert "does not tell which profile" in error.what
+        assert "latency-qnn-x-elite.json, latency-qnn-x-elite-<anything>.json or latency-qnn-x-plus.json" in error.fix
+    else:
+        made = report([package], output=tmp_path / "out", evidence=[path]).fleet
+        assert {key: _speeds(made.report_for(key)) for key in ("qnn-x-elite", "qnn-x-plus")} == {
+            "qnn-x-elite": [],
+            "qnn-x-plus": [],
+            profile: [1.0],
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [("latency-cpu-x64-16gb.json", "cpu-x64-16gb"), ("latency-cpu-x64-16gb-2.json", "cpu-x64-16gb"),
+     ("latency-cpu-x64-8gb.json", "cpu-x64"), ("latency-cpu-x64.json", "cpu-x64")],
+)  # fmt: skip
+def test_of_several_profiles_that_a_name_tells_the_longest_is_meant(name: str, profile: str) -> None:
+    known = ["cpu-x64", "cpu-x64-16gb", "cpu"]
+    for profiles in (known, known[::-1]):
+        assert named_profile(samples.latency(), name, profiles) == profile
+
+
+def test_a_prediction_for_another_profile_than_the_name_tells_is_refused(package: Path, tmp_path: Path) -> None:
+    path = _written(package, tmp_path / "prediction-qnn-x-plus.json", prediction())
+    assert f"it is predicted for {prediction().profile}" in _refused(package, tmp_path, path).why
+
+
+NAMES = [
+    "a b.json",
+    "phone.evidence",
+    "line\nbreak.json",
+    "line\u2028break.json",
+    "ü.json",
+    "\udcff.json",
+    "-x.json",
+    ".json",
+    "CON.json",
+    "x.JSON",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_no_release_can_keep_are_refused(name: str) -> None:
+    with pytest.raises(errors.EvidenceInvalidError, match="under this name") as caught:
+        check_names([Path("evidence.json"), Path(name)])
+    assert str(caught.value).isascii()
+    assert "Rename it" in caught.value.fix
+
+
+def test_a_report_takes_no_such_name_either(package: Path, tmp_path: Path) -> None:
+    path = write_file(tmp_path, device_file(package), "phone.evidence")
+    assert "'phone.evidence' cannot be used under this name" in _refused(package, tmp_path, path).what
+
+
+def _from(record: AnyEvidence, **conditions: Any) -> AnyEvidence:
+    return record.model_copy(update={"conditions": record.conditions.model_copy(update=conditions)})
+
+
+X86 = DEVICE.model_copy(update={"architecture": "x86_64", "process_architecture": "x86_64"})
+MISFITS: dict[str, tuple[dict[str, Any], str]] = {
+    "provider": ({"provider": "cpu"}, "measured with the provider cpu, and the profile's is qnn"),
+    "runtime": ({"versions": {"onnxruntime": "1.31.1"}}, "measured without onnxruntime-qnn"),
+    "architecture": ({"machine": X86}, "process was x86_64, and the profile is of arm64"),
+}
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("what", MISFITS)
+def test_what_was_not_measured_as_the_profile_says_is_refused(
+    package: Path, tmp_path: Path, what: str, single: bool
+) -> None:
+    conditions, told = MISFITS[what]
+    machine = conditions.get("machine", DEVICE)
+    record = _from(on_device(samples.latency(), machine), **conditions)
+    (subject,) = find_subjects(package)
+    own = record.model_copy(update={"variant_sha256": subject.sha256})
+    if single:
+        path = tmp_path / "latency-qnn-x-elite.json"
+        path.write_text(dump_evidence(own), encoding="utf-8")
+    else:
+        file = device_file(package, machine=machine).model_copy(update={"records": (own,)})
+        path = write_file(tmp_path, file)
+    error = _refused(package, tmp_path, path)
+    assert "was not measured as the profile qnn-x-elite says" in error.what
+    assert told in error.why
+    assert "provider qnn of onnxruntime-qnn" in error.fix
+
+
+def test_a_measured_drift_by_another_provider_is_refused(package: Path, tmp_path: Path) -> None:
+    """What stands in for the device is surrogate; calling it measured makes it no more."""
+    (folder,) = (package / "evidence").iterdir()
+    path = tmp_path / "drift.json"
+    text = (folder / "drift.json").read_text(encoding="utf-8")
+    path.write_text(text.replace('"surrogate"', '"measured"'), encoding="utf-8")
+    assert "measured with the provider cpu" in _refused(package, tmp_path, path).why
+
+
+@pytest.mark.parametrize("placement", [{}, {"CPUExecutionProvider": 8}, {"QNNExecutionProvider": 0}])
+def test_a_placement_without_the_profile_s_provider_is_refused(
+    package: Path, tmp_path: Path, placement: dict[str, int]
+) -> None:
+    file = device_file(package).model_copy(update={"placement": placement})
+    error = _refused(package, tmp_path, write_file(tmp_path, file))
+    assert "No node ran on the profile's provider, QNNExecutionProvider" in error.why
+
+
+@pytest.mark.parametrize(
+    ("target", "provider", "wheel", "fits"),
+    [
+        ("cpu-x64", "cpu", "onnxruntime-genai", True),
+        ("cpu-x64", "cpu", "onnxruntime-genai-winml", True),
+        ("cpu-x64", "cpu", "onnxruntime", False),
+        ("directml-generic", "dml", "onnxruntime-genai-winml", True),
+        ("directml-generic", "dml", "onnxruntime-genai-directml", True),
+        ("directml-generic", "dml", "onnxruntime-genai", False),
+        ("webgpu-generic", "webgpu", "onnxruntime-ep-webgpu", True),
+        ("webgpu-generic", "webgpu", "onnxruntime-genai", False),
+        ("webgpu-generic", "dml", "onnxruntime-ep-webgpu", False),
+    ],
+)
+def test_each_provider_s_runtime_is_known_by_its_names(target: str, provider: str, wheel: str, fits: bool) -> None:
+    record = _from(samples.latency(), provider=provider, versions={wheel: "1.0"})
+    assert (misfit(record, load_profile(TARGETS / f"{target}.toml")) is None) == fits
+
+
+def test_a_brought_record_that_contradicts_a_sealed_one_is_refused(package: Path, tmp_path: Path) -> None:
+    sealed = next(item for item in samples.npu_evidence() if isinstance(item, Drift) and item.kind is Kind.SURROGATE)
+    other = sealed.model_copy(update={"kl_nats": Estimate(mean=sealed.kl_nats.mean * 3, standard_error=0.0)})
+    (subject,) = find_subjects(package)
+    path = tmp_path / "drift.json"
+    path.write_text(dump_evidence(other.model_copy(update={"variant_sha256": subject.sha256})), encoding="utf-8")
+    error = _refused(package, tmp_path, path)
+    assert error.what == (
+        f"The evidence files evidence/qnn-a16w4/drift.json of the package and {path} contradict each other."
+    )
+
+
+def test_two_single_records_that_contradict_each_other_are_refused(package: Path, tmp_path: Path) -> None:
+    probes = samples.probes().model_copy(update={"probes": (Probe(name="stop-ids", passed=True, detail="-"),)})
+    failed = probes.model_copy(update={"probes": (Probe(name="stop-ids", passed=False, detail="-"),)})
+    paths = [_written(package, tmp_path / f"{i}.json", record) for i, record in enumerate((probes, failed))]
+    assert _report(package, tmp_path / "one", paths[0])
+    with pytest.raises(errors.EvidenceInvalidError, match="contradict each other"):
+        _report(package, tmp_path / "out", *paths)
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {

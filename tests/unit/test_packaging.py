@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phiforge import errors
-from phiforge.evidence import Kind, dump_evidence
+from phiforge.evidence import AnyEvidence, Kind, dump_evidence
 from phiforge.packaging.layout import check_inside, load_component, load_manifest, variant_folders
 from phiforge.packaging.verify import read_sums, verify_package
 from phiforge.packaging.write import Contents, PackagedVariant, write_package
 from phiforge.target import load_profile
 from phiforge.verbs.package import publish, read_package
 from phiforge.verbs.report import report
-from unit.packages import PROFILE, npu_input, npu_stage
+from unit.packages import DEVICE, PROFILE, npu_input, npu_stage, on_device
 from unit.reporting import samples
 
 
@@ -216,16 +216,47 @@ def test_the_report_of_a_package_has_its_npu_facts_and_all_evidence(stage: Path,
     assert made.notices[0].startswith("Latency is unverified until the device has measured it")
 
 
-def test_a_speed_measured_on_the_device_lifts_the_notice(stage: Path, tmp_path: Path) -> None:
-    final = tmp_path / "p.ortpackage"
+@pytest.mark.parametrize("profile", [PROFILE.stem, "qnn-8-elite"])
+def test_a_speed_measured_on_the_device_lifts_the_notice(stage: Path, tmp_path: Path, profile: str) -> None:
     item = npu_input(stage)
-    publish([item], final, ())
-    here = samples.latency(variant_sha256=item.subject.sha256)
-    machine = here.conditions.machine.model_copy(update={"architecture": "arm64", "process_architecture": "arm64"})
-    there = here.model_copy(update={"conditions": here.conditions.model_copy(update={"machine": machine})})
-    for latency, notices in ((here, 1), (there, 0)):
-        path = tmp_path / "latency-qnn-x-elite.json"
-        path.write_text(dump_evidence(latency), encoding="utf-8")
-        made = report([final], output=tmp_path / "out", evidence=[path]).fleet.report_for("qnn-x-elite")
-        assert len(made.notices) == notices
-        assert made.latency == latency
+    measured = on_device(samples.latency(variant_sha256=item.subject.sha256))
+    sealed = item.evidence | {f"latency-{profile}.json": dump_evidence(measured)}
+    final = tmp_path / "p.ortpackage"
+    publish([replace(item, evidence=sealed)], final, ())
+    made = report([final], output=tmp_path / "out").fleet.report_for(PROFILE.stem)
+    if profile == PROFILE.stem:
+        assert (made.latency, made.notices) == (measured, ())
+    else:
+        assert (made.latency, len(made.notices)) == (None, 1)
+        assert "latency-qnn-8-elite.json does not count: its name tells no profile of this variant." in made.limits
+
+
+X86 = DEVICE.model_copy(update={"architecture": "x86_64", "process_architecture": "x86_64"})
+MISFITS: dict[str, tuple[AnyEvidence, str]] = {
+    "provider": (samples.drift(Kind.MEASURED), "measured with the provider cpu, and the profile's is qnn"),
+    "runtime": (
+        samples.drift(Kind.MEASURED).model_copy(
+            update={"conditions": samples.conditions("text", "test", 3).model_copy(update={"provider": "qnn"})}
+        ),
+        "measured without onnxruntime-qnn, by which the profile runs",
+    ),
+    "architecture": (on_device(samples.latency(), X86), "process was x86_64, and the profile is of arm64"),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_what_was_not_measured_on_the_device_is_neither_counted_nor_shown(
+    stage: Path, tmp_path: Path, what: str
+) -> None:
+    item = npu_input(stage)
+    record, why = MISFITS[what]
+    own = record.model_copy(update={"variant_sha256": item.subject.sha256})
+    name = f"latency-{PROFILE.stem}.json" if own.evidence == "latency" else "before-all-others.json"
+    sealed = item.evidence | {name: dump_evidence(own)}
+    final = tmp_path / "p.ortpackage"
+    publish([replace(item, evidence=sealed)], final, ())
+    made = report([final], output=tmp_path / "out").fleet.report_for(PROFILE.stem)
+    assert {shown.kind for shown in made.evidence} == {Kind.SURROGATE, Kind.EMULATED}
+    assert not [finding for finding in made.verdict.findings if finding.kind is Kind.MEASURED]
+    assert [text for text in made.limits if why in text]
+    assert made.notices

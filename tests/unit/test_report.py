@@ -18,7 +18,7 @@ from phiforge.variant import RECORD_FILE, VariantRecord
 from phiforge.verbs.package import publish
 from phiforge.verbs.report import report
 from phiforge.verbs.subject import find_subjects
-from unit.packages import PROFILE, device_file, npu_input, npu_package, npu_stage, write_file
+from unit.packages import PROFILE, device_file, npu_input, npu_package, npu_stage, on_device, write_file
 from unit.reporting import samples
 
 
@@ -68,7 +68,8 @@ def test_evidence_goes_to_the_package_it_is_of(first: Path, second: Path, tmp_pa
     assert _latencies(made.fleet) == [0, 1]
     (subject,) = find_subjects(first)
     record = tmp_path / "latency-qnn-x-elite.json"
-    record.write_text(dump_evidence(samples.latency(variant_sha256=subject.sha256)), encoding="utf-8")
+    measured = on_device(samples.latency(variant_sha256=subject.sha256))
+    record.write_text(dump_evidence(measured), encoding="utf-8")
     made = report([first, second], output=tmp_path / "out", evidence=[file, record])
     assert _latencies(made.fleet) == [1, 1]
 
@@ -84,9 +85,9 @@ def test_evidence_of_none_of_them_is_refused(first: Path, second: Path, tmp_path
 
 def test_every_source_leads_to_the_file_and_has_its_hash(first: Path, tmp_path: Path) -> None:
     output = tmp_path / "some where" / "out"
-    folder = tmp_path / "from devices"
+    folder = tmp_path / "from #1 devices"
     folder.mkdir()
-    file = write_file(folder, device_file(first), "a #1 device.json")
+    file = write_file(folder, device_file(first), "device-1.json")
     made = report([first], output=output, evidence=[file])
     (entry,) = made.fleet.entries
     for source in entry.sources:
@@ -94,7 +95,7 @@ def test_every_source_leads_to_the_file_and_has_its_hash(first: Path, tmp_path: 
         path = output / unquote(source.href)
         assert hash_file(path) == source.sha256
         assert source.file.endswith(path.name)
-    measured = [source.file for source in entry.sources if source.file == "a #1 device.json"]
+    measured = [source.file for source in entry.sources if source.file == "device-1.json"]
     assert len(measured) == 2  # drift and latency
     assert f'href="{entry.sources[0].href}"' in made.files.html.read_text(encoding="utf-8")
 
@@ -114,7 +115,7 @@ def test_a_package_s_own_report_leads_to_its_evidence(first: Path) -> None:
 def test_a_comparison_counts_for_its_profile_alone(tmp_path: Path) -> None:
     package = npu_package(tmp_path, profiles=(PROFILE, PROFILE.with_name("qnn-x-plus.toml")))
     (subject,) = find_subjects(package)
-    record = json.loads(dump_evidence(samples.latency(variant_sha256=subject.sha256)))
+    record = json.loads(dump_evidence(on_device(samples.latency(variant_sha256=subject.sha256))))
     comparison = {
         "evidence": "comparison",
         "kind": "measured",

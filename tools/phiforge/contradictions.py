@@ -1,4 +1,4 @@
-"""Two evidence files of one machine that cannot both be true. Pure.
+"""Two files of evidence of one machine that cannot both be true. Pure.
 
 Times may differ, since machines have good and bad days. What the same tools compute of the same files on the same
 machine may not: where nodes ran, whether token ids are right, which questions are answered right, and, but for noise,
@@ -12,13 +12,14 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from phiforge.evidence import Drift, Estimate, FreeRunning, Probes, Tasks
+from phiforge.evidence_file import machine_id
 from phiforge.quantities import number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from phiforge.evidence import AnyEvidence
-    from phiforge.evidence_file import EvidenceFile
+    from phiforge.evidence_file import EvidenceSource
 
 # Probes of token ids and files alone, which no noise changes.
 EXACT_PROBES = ("tokenizer", "chat-template", "stop-ids", "placement")
@@ -26,35 +27,26 @@ EXACT_PROBES = ("tokenizer", "chat-template", "stop-ids", "placement")
 _STANDARD_ERRORS = 5.0
 
 
-def contradiction(one: EvidenceFile, other: EvidenceFile) -> str | None:
-    """Return in what two evidence files contradict each other, or None.
+def contradiction(one: EvidenceSource, other: EvidenceSource) -> str | None:
+    """Return in what two files that count for one variant and profile contradict each other, or None.
 
-    Only files of one package, variant and profile can, from one machine and device, and with the same versions of the
-    tools: a new driver or runtime may place nodes elsewhere.
+    Only records of one machine and device can, with the same versions of the tools, data and reference: a new driver or
+    runtime may place nodes elsewhere. A single record does not say which device it is of, only an evidence file does.
     """
-    same = one.package == other.package and one.variant == other.variant and one.profile == other.profile
-    if not same or one.machine.id != other.machine.id:
+    if None not in (one.adapter, other.adapter) and one.adapter != other.adapter:
         return None
-    pairs = [
-        (left, right)
-        for left, right in product(one.records, other.records)
-        if left.evidence == right.evidence and left.kind == right.kind and _alike(left, right)
-    ]
-    if pairs and one.placement != other.placement:
-        return f"nodes ran on {_placed(one)} in one and on {_placed(other)} in the other"
+    pairs = [(left, right) for left, right in product(one.records, other.records) if _basis(left) == _basis(right)]
+    if pairs and one.placement is not None and other.placement is not None and one.placement != other.placement:
+        return f"nodes ran on {_placed(one.placement)} in one and on {_placed(other.placement)} in the other"
     return next((said for left, right in pairs for said in _between(left, right)), None)
 
 
-def _alike(left: AnyEvidence, right: AnyEvidence) -> bool:
-    """Whether the tools and the data are the same."""
-    ours, theirs = left.conditions, right.conditions
-    return (ours.versions, ours.provider, ours.threads, ours.dataset_sha256, ours.samples) == (
-        theirs.versions,
-        theirs.provider,
-        theirs.threads,
-        theirs.dataset_sha256,
-        theirs.samples,
-    )
+def _basis(record: AnyEvidence) -> tuple[object, ...]:
+    """What must be alike for two records to be of the same: sort, kind, machine, tools, data and reference."""
+    taken = record.conditions
+    made = (taken.versions, taken.provider, taken.threads, taken.dataset_sha256, taken.samples)
+    reference = record.model_dump(include={"reference_sha256", "top_k"})
+    return record.evidence, record.kind, machine_id(taken.machine, ""), *made, reference
 
 
 def _between(left: AnyEvidence, right: AnyEvidence) -> Iterator[str]:
@@ -92,5 +84,5 @@ def _far(left: Estimate, right: Estimate) -> bool:
     return distance > _STANDARD_ERRORS * error and distance > 1e-6 * abs(left.mean)
 
 
-def _placed(file: EvidenceFile) -> str:
-    return ", ".join(f"{name} ({nodes})" for name, nodes in sorted(file.placement.items())) or "no provider"
+def _placed(placement: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({nodes})" for name, nodes in sorted(placement.items())) or "no provider"

@@ -82,8 +82,8 @@ def _faults(record: AnyEvidence) -> Iterator[str]:
             yield f"has {value} for {what}"
     yield from _orders(record.model_dump(exclude={"conditions"}), type(record).__name__)
     match record:
-        case Drift() if record.perplexity_ratio <= 0:
-            yield f"has {record.perplexity_ratio} for perplexity_ratio"
+        case Drift():
+            yield from _drift(record)
         case Tasks():
             yield from _tasks(record)
         case Latency():
@@ -116,6 +116,7 @@ def _conditions(record: AnyEvidence) -> Iterator[str]:
             ("the provider", conditions.provider.strip()),
             ("the number of threads", conditions.threads > 0 or not ran),
             ("the versions of the tools", conditions.versions),
+            ("the version of the runtime", _runtime_version(conditions) or not ran),
             ("the processor", machine.processor.strip()),
             ("the architecture", machine.architecture.strip() and machine.process_architecture.strip()),
             ("the cores", (machine.logical_cores > 0 and machine.physical_cores > 0) or not ran),
@@ -129,6 +130,8 @@ def _conditions(record: AnyEvidence) -> Iterator[str]:
         lacking += _data_lacking(conditions)
     if lacking:
         yield f"does not say under which conditions it was taken: {', '.join(lacking)}"
+    if conditions.samples is not None and conditions.samples < 0:
+        yield f"has {conditions.samples} samples"
     if conditions.taken_at is not None and conditions.taken_at > datetime.now(UTC) + CLOCK_TOLERANCE:
         yield f"is from the future: it was taken at {conditions.taken_at.isoformat()}"
     if isinstance(record, _MEASURED_ONLY) and machine.process_architecture != machine.architecture:
@@ -136,6 +139,12 @@ def _conditions(record: AnyEvidence) -> Iterator[str]:
             f"was taken by an emulated process: {machine.process_architecture} on {machine.architecture}, which is "
             f"slower than the machine is; use a Python for {machine.architecture}"
         )
+
+
+def _runtime_version(conditions: Conditions) -> str | None:
+    """The version of one of the distributions that bring onnxruntime, its plugins or onnxruntime-genai."""
+    versions = conditions.versions.items()
+    return next((version for name, version in versions if name.startswith("onnxruntime") and version.strip()), None)
 
 
 def _data_lacking(conditions: Conditions) -> list[str]:
@@ -223,7 +232,32 @@ def _orders(values: object, what: str) -> Iterator[str]:
         yield from _orders(item, name)
 
 
+def _drift(record: Drift) -> Iterator[str]:
+    if record.perplexity_ratio <= 0:
+        yield f"has {record.perplexity_ratio} for perplexity_ratio"
+    if not 1 <= record.blocks <= record.positions:
+        yield f"has {record.blocks} blocks of {record.positions} positions"
+    sizes = record.block_positions
+    if sizes and (len(sizes) != record.blocks or min(sizes) < 1 or sum(sizes) != record.positions):
+        yield f"has {len(sizes)} blocks of {sum(sizes)} positions one by one, and {record.blocks} of {record.positions}"
+        return
+    for what, values, mean in (
+        ("kl_nats", record.block_kl_nats, record.kl_nats.mean),
+        ("top1_agreement_fraction", record.block_top1_agreement_fraction, record.top1_agreement_fraction.mean),
+    ):
+        if values and (len(values) != len(sizes) or not _weighted(values, sizes, mean)):
+            yield f"has {mean} for {what}, which is not the mean of its blocks"
+
+
+def _weighted(values: Sequence[float], sizes: Sequence[int], mean: float) -> bool:
+    """Whether a mean is that of its parts; what overflowed is infinite in both."""
+    total = sum(value * size for value, size in zip(values, sizes, strict=True))
+    return min(values) >= 0 and _same(mean, total / sum(sizes))
+
+
 def _tasks(record: Tasks) -> Iterator[str]:
+    if not record.scores:
+        yield "has no task"
     for score in (*record.scores, record.overall):
         after = score.reference_correct - score.flips_to_wrong + score.flips_to_right
         if score.variant_correct != after or score.flips_to_wrong > score.reference_correct:
@@ -239,7 +273,7 @@ def _tasks(record: Tasks) -> Iterator[str]:
         )
         if score.recovery_interval_fraction is not None and not _same_interval(score.recovery_interval_fraction, own):
             yield f"has an interval of the recovery in {score.task} which is not that of its counts"
-    if record.scores and sum(score.questions for score in record.scores) != record.overall.questions:
+    if sum(score.questions for score in record.scores) != record.overall.questions:
         yield f"has {record.overall.questions} questions in all, its tasks have another number"
 
 
@@ -252,6 +286,9 @@ def _latency(record: Latency) -> Iterator[str]:
     if len({row.prompt_tokens for row in record.rows}) < len(record.rows):
         yield "has two rows at one prompt length"
     for row in record.rows:
+        if min(row.prompt_tokens, row.decode_tokens, row.repeats) < 1:
+            counts = f"{row.prompt_tokens} tokens, {row.decode_tokens} after them, {row.repeats} repeats"
+            yield f"has a row without a token or a repeat: {counts}"
         if row.ttft_p95_ms < row.ttft_p50_ms * (1 - _RELATIVE):
             yield f"has percentiles the wrong way round at a prompt of {row.prompt_tokens} tokens"
         yield from _repeats(row, "ttft_ms", row.ttft_ms, row.ttft_p50_ms)
@@ -298,6 +335,8 @@ def _refusals(record: Refusals) -> Iterator[str]:
 def _comparison(record: Comparison) -> Iterator[str]:
     if record.rounds < 1 or not record.rows:
         yield "has no round"
+    if any(row.prompt_tokens < 1 for row in record.rows):
+        yield "has a row of a prompt without a token"
     for row in record.rows:
         if not row.ratios or min(row.ratios) <= 0:
             yield f"has no ratios above zero for {row.metric} at a prompt of {row.prompt_tokens} tokens"

@@ -8,6 +8,8 @@ means to deceive can compute it again. Whom to trust is a matter of how the file
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -67,6 +69,25 @@ class EvidenceFile(Record):
     machine: MachineFacts
     placement: dict[str, Annotated[int, Field(ge=0)]]
     records: Annotated[tuple[AnyEvidence, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceSource:
+    """The records of one file of evidence, an evidence file or a single record, with where they are from.
+
+    Attributes:
+        place: The file's name in the package's folder of evidence, or the path it was brought from.
+        profile: The one profile it counts for; None where it counts for each of its variant.
+        records: What it holds.
+        adapter: The device that ran the variant, where the file says so.
+        placement: Nodes by onnxruntime's providers, where the file says so.
+    """
+
+    place: str | Path
+    profile: str | None
+    records: tuple[AnyEvidence, ...]
+    adapter: str | None = None
+    placement: Mapping[str, int] | None = None
 
 
 def machine_id(machine: Machine, adapter: str) -> str:
@@ -176,4 +197,4 @@ def _check(file: EvidenceFile, name: str) -> None:
 
 
 def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)[:80].strip(".")
+    return re.sub(r"[^A-Za-z0-9._]", "-", name)[:80].strip(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +26,12 @@ PROVIDERS: dict[str, Provider] = {
     "qnn": Provider(execution_provider="QNNExecutionProvider", target="qnn", device="npu"),
     "webgpu": Provider(execution_provider="WebGpuExecutionProvider", target="webgpu", device="gpu", table="webgpu"),
 }
+
+
+def measuring_verb(provider: str) -> Literal["measure", "bench"]:
+    """Return the verb that measures on a device of a provider.
+
+    It is `measure`, but `bench` for an NPU: its drift is measured on the emulator at the build, only its time there.
+    """
+    found = PROVIDERS.get(provider)
+    return "bench" if found is not None and found.device == "npu" else "measure"

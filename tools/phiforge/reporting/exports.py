@@ -1,7 +1,7 @@
 """The measured rows of a report in the forms of other tools: llama-bench's JSON, and AI Hub's perf.yaml.
 
 Both hold measured numbers alone; what was emulated, stood in for or predicted has no place in a form that does not say
-so. Fields of theirs that mean nothing here are left out rather than filled in.
+so.
 """
 
 from __future__ import annotations
@@ -21,13 +21,43 @@ if TYPE_CHECKING:
     from phiforge.reporting.schema import Entry, Fleet
 
 
+# llama.cpp's settings that a variant of ONNX Runtime GenAI does not have, which whoever reads the file asks for: zero,
+# off or empty, and none of them null, since scripts/compare-llama-bench.py joins rows by equal values.
+LLAMA_BENCH_UNUSED: dict[str, int | str | bool] = {
+    "n_batch": 0,
+    "n_ubatch": 0,
+    "cpu_mask": "0x0",
+    "cpu_strict": False,
+    "poll": 0,
+    "type_k": "",
+    "type_v": "",
+    "n_gpu_layers": 0,
+    "n_cpu_moe": 0,
+    "split_mode": "none",
+    "main_gpu": 0,
+    "no_kv_offload": False,
+    "flash_attn": 0,
+    "devices": "",
+    "tensor_split": "0.00",
+    "tensor_buft_overrides": "none",
+    "use_mmap": False,
+    "load_mode": "",
+    "embeddings": False,
+    "no_op_offload": 0,
+    "no_host": False,
+    "fit_target": 0,
+    "fit_min_ctx": 0,
+}
+
+
 def llama_bench_json(fleet: Fleet) -> str:
     """Return the measured rows in the shape that llama.cpp's `llama-bench -o json` prints.
 
     Fields, their meaning and the tests' names are those of llama.cpp, tools/llama-bench/llama-bench.cpp (test::
     get_fields): for each prompt length a test of the prompt (n_prompt, n_gen 0; here until the first token) and one of
     generation (n_gen) behind that prompt (n_depth). `samples_ns` and `samples_ts` are the repeats, of which avg is the
-    mean and stddev the sample standard deviation. Rows whose repeats were not kept are left out.
+    mean and stddev the sample standard deviation. Rows whose repeats were not kept are left out. Settings of llama.cpp
+    that do not exist here have neutral values (`LLAMA_BENCH_UNUSED`), and say nothing of the measurement.
     """
     tests = [test for entry in fleet.entries for latency in _measured(entry) for test in _tests(entry, latency)]
     return json.dumps(tests, indent=2, ensure_ascii=False) + "\n"
@@ -100,6 +130,7 @@ def _about(entry: Entry, latency: Latency) -> dict[str, Any]:
         "model_size": report.variant.bytes,
         "model_n_params": report.checkpoint.parameters,
         "n_threads": given.threads,
+        **LLAMA_BENCH_UNUSED,
     }
 
 

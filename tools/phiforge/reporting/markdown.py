@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from phiforge.reporting import content
 from phiforge.reporting.matrix import COLUMNS, Matrix, Value, matrix
+from phiforge.visible import visible
 
 if TYPE_CHECKING:
     from phiforge.reporting.layout import Cell, Section, Table
@@ -26,8 +27,8 @@ def report_markdown(fleet: Fleet) -> str:
 
 
 def escape(text: str) -> str:
-    """Text from files as plain words of one table cell: no markup, no HTML, no line break."""
-    flat = " ".join(text.split())
+    """Text from files as plain words of one table cell: no markup, no HTML, no line break, nothing unseen."""
+    flat = visible(" ".join(text.split()))
     safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", safe)
 
@@ -94,10 +95,11 @@ def _cell(cell: Cell) -> str:
     words = escape(cell.text)
     if cell.href:
         # Inside angle brackets an address ends at a bracket alone, and brackets are quoted in it.
-        return f"[{words}](<{cell.href.replace('|', '%7C').replace('<', '%3C').replace('>', '%3E')}>)"
+        return f"[{words}](<{visible(cell.href).replace('|', '%7C').replace('<', '%3C').replace('>', '%3E')}>)"
     if cell.role in ("pass", "fail", "unverified"):
         words = f"**{words}**"
     if not cell.code:
         return words
     # A code span takes no escapes but the table's own, so its delimiter must not occur inside.
-    return f"{words} `{' '.join(cell.code.split()).replace('`', chr(39)).replace('|', chr(92) + '|')}`".strip()
+    shown = visible(" ".join(cell.code.split())).replace("`", "'").replace("|", "\\|")
+    return f"{words} `{shown}`".strip()

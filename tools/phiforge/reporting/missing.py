@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from phiforge.evidence import Comparison, Drift, FreeRunning, Kind, Latency, Prediction, Probes, Record, Refusals, Tasks
 from phiforge.gate import RULES, Outcome
+from phiforge.providers import measuring_verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,17 @@ class Missing:
     command: str
 
 
+def measuring_command(package: str, profile: str, provider: str) -> str:
+    """Return the command that measures a package on a device.
+
+    Args:
+        package: Path of the package.
+        profile: Name of the device profile.
+        provider: Its provider, by the name in genai_config, which decides on the verb.
+    """
+    return f"phiforge {measuring_verb(provider)} {shlex.quote(package)} --target {shlex.quote(profile)}"
+
+
 def missing(entry: Entry) -> tuple[Missing, ...]:
     """What an entry of a report lacks, the most wanted first."""
     return (*_time(entry), *_quality(entry), *_samples(entry), *_more(entry))
@@ -40,7 +52,7 @@ def _time(entry: Entry) -> Iterator[Missing]:
     device = f"on a machine of the profile ({entry.report.profile.title})"
     measured = [record for record in _of(entry, Latency) if record.kind is Kind.MEASURED]
     if not measured:
-        yield Missing("Measured latency and memory", device, _command("measure", entry, target=True))
+        yield Missing("Measured latency and memory", device, _measuring(entry))
         return
     if not any(record.by_position for record in measured):
         yield Missing(
@@ -63,7 +75,8 @@ def _quality(entry: Entry) -> Iterator[Missing]:
             continue
         told = f"{what} of a kind that this profile accepts ({' or '.join(accepts)})" if kinds else what
         if kinds and set(accepts) == {Kind.MEASURED}:
-            yield Missing(told, device, _command("measure", entry, target=True))
+            able = measuring_verb(entry.report.profile.provider) == "measure"
+            yield Missing(told, device, _measuring(entry) if able else "")
         else:
             yield Missing(told, where, _command("validate", entry))
     if not _of(entry, FreeRunning):
@@ -97,7 +110,12 @@ def _of(entry: Entry, sort: type[_Sort]) -> list[_Sort]:
     return [record for record in entry.report.evidence if isinstance(record, sort)]
 
 
+def _measuring(entry: Entry) -> str:
+    profile = entry.report.profile
+    return measuring_command(entry.path or entry.package, profile.name, profile.provider)
+
+
 def _command(verb: str, entry: Entry, *, target: bool = False, also: str = "") -> str:
-    words = ["phiforge", verb, shlex.quote(entry.package)]
+    words = ["phiforge", verb, shlex.quote(entry.path or entry.package)]
     words += ["--target", shlex.quote(entry.report.profile.name)] if target else []
     return " ".join([*words, also]).rstrip()

@@ -130,11 +130,14 @@ class Source(Facts):
 class Entry(Facts):
     """One variant of one package on one device.
 
-    `key` is "<model>/<profile>", its place in the report; `sources` are of `report.evidence`, in its order.
+    `key` is "<model>/<profile>", its place in the report; `sources` are of `report.evidence`, in its order. `path` is
+    the package as the command was given it, for the commands that a report names; None in a report that travels with
+    its package, where the folder's name is enough.
     """
 
     key: str
     package: str
+    path: str | None = None
     content_sha256: str
     report: Report
     sources: tuple[Source, ...]

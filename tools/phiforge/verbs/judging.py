@@ -5,18 +5,28 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from phiforge.evidence import Comparison, Drift, Kind, Latency, Probes, Tasks
+from phiforge.evidence import Comparison, Drift, Kind, Latency, Prediction, Probes, Tasks
 from phiforge.gate import judge
+from phiforge.prompt_lengths import prompt_lengths
 from phiforge.reporting import Report
 from phiforge.reporting.schema import PipelineFacts, ProfileFacts, Stage, VariantFacts, first_of, further_than
+from phiforge.selection import GENAI_WHEELS, PLUGIN_WHEELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from phiforge.evidence import AnyEvidence
     from phiforge.target import Profile
     from phiforge.variant import VariantRecord
     from phiforge.verbs.watch import StageRecord
+
+# Distributions that bring what runs a provider, by its name in genai_config; which one depends on the system.
+_RUNTIMES: dict[str, tuple[str, ...]] = {
+    "cpu": GENAI_WHEELS,
+    "dml": ("onnxruntime-genai-winml", "onnxruntime-genai-directml"),
+    **{provider: (wheel,) for provider, wheel in PLUGIN_WHEELS.items()},
+}
 
 
 def phiforge_version() -> str:
@@ -28,18 +38,39 @@ def phiforge_version() -> str:
 
 
 def make_report(
-    record: VariantRecord, profile: Profile, evidence: Sequence[AnyEvidence], stages: Iterable[StageRecord]
+    record: VariantRecord,
+    profile: Profile,
+    evidence: Sequence[AnyEvidence],
+    stages: Iterable[StageRecord],
+    remarks: Sequence[str] = (),
+    *,
+    folder: Path | None = None,
 ) -> Report:
     """Judge a variant for a profile and return the report of it.
+
+    Args:
+        record: The variant.
+        profile: Whose budgets and whose device count.
+        evidence: Records of the variant; the report leaves out what does not count for the profile, and says so.
+        stages: The stages of the build, if it was just now.
+        remarks: Further limits of the evidence, as sentences.
+        folder: The variant's files, which say how long a prompt they take.
 
     Raises:
         EvidenceInvalidError: A piece of evidence belongs to another variant.
     """
     budgets = profile.budgets_of(record.checkpoint.family)
-    counting = [item for item in evidence if not is_foreign(item, profile)]
-    verdict = judge(budgets, profile.accepts, counting, variant_sha256=record.sha256, variant_bytes=record.bytes)
-    drift, tasks = first_of(Drift, evidence), first_of(Tasks, evidence)
-    probes, latency = first_of(Probes, evidence), first_of(Latency, evidence)
+    counting = counted(evidence, profile)
+    verdict = judge(
+        budgets,
+        profile.accepts,
+        counting,
+        variant_sha256=record.sha256,
+        variant_bytes=record.bytes,
+        lengths=prompt_lengths(profile.measure, record, folder),
+    )
+    drift, tasks = first_of(Drift, counting), first_of(Tasks, counting)
+    probes, latency = first_of(Probes, counting), first_of(Latency, counting)
     return Report(
         phiforge_version=phiforge_version(),
         title=f"{record.checkpoint.name} on {profile.identity.title}",
@@ -53,10 +84,10 @@ def make_report(
         tasks=tasks,
         probes=probes,
         latency=latency,
-        further=further_than((drift, tasks, probes, latency), evidence),
+        further=further_than((drift, tasks, probes, latency), counting),
         budgets=budgets,
         verdict=verdict,
-        limits=_limits(profile, evidence),
+        limits=(*_limits(counting), *_left_out(profile, evidence), *remarks),
     )
 
 
@@ -91,21 +122,45 @@ def _notices(record: VariantRecord, evidence: Sequence[AnyEvidence]) -> tuple[st
     return ("Latency is unverified until the device has measured it: no number here is of its speed.",)
 
 
-def is_foreign(item: AnyEvidence, profile: Profile) -> bool:
-    """Whether time and memory were measured in a process of another architecture than the device's."""
-    return isinstance(item, Latency | Comparison) and profile.hardware.architecture not in (
-        None,
-        item.conditions.machine.process_architecture,
-    )
+def counted(evidence: Iterable[AnyEvidence], profile: Profile) -> list[AnyEvidence]:
+    """Return the records that count for a profile."""
+    return [item for item in evidence if misfit(item, profile) is None]
 
 
-def _limits(profile: Profile, evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
+def misfit(item: AnyEvidence, profile: Profile) -> str | None:
+    """Return why a record does not count for a profile, or None if it does.
+
+    What was measured must be of the profile's provider, by its runtime; time and memory also in a process of the
+    device's architecture. What stands in for the device runs elsewhere by nature.
+    """
+    if isinstance(item, Prediction) and item.profile != profile.name:
+        return f"it is predicted for {item.profile}"
+    if item.kind is not Kind.MEASURED:
+        return None
+    runtime, conditions = profile.runtime, item.conditions
+    if conditions.provider != runtime.provider:
+        return f"it was measured with the provider {conditions.provider}, and the profile's is {runtime.provider}"
+    packages = tuple(dict.fromkeys((runtime.package, *_RUNTIMES.get(runtime.provider, ()))))
+    if not any(name in conditions.versions for name in packages):
+        return f"it was measured without {' or '.join(packages)}, by which the profile runs"
+    process, architecture = conditions.machine.process_architecture, profile.hardware.architecture
+    if isinstance(item, Latency | Comparison) and architecture not in (None, process):
+        return f"the measuring process was {process}, and the profile is of {architecture}"
+    return None
+
+
+def _left_out(profile: Profile, evidence: Sequence[AnyEvidence]) -> list[str]:
+    """What does not count, each sentence once."""
+    reasons = [(item.evidence, misfit(item, profile)) for item in evidence]
+    return list(dict.fromkeys(f"The {sort} evidence does not count: {why}." for sort, why in reasons if why))
+
+
+def _limits(evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
     """Sentences on what the evidence does not show."""
     said = [
         "Drift and answers are those of the data sets named; other text may drift more.",
     ]
-    latency = first_of(Latency, evidence)
-    if latency is not None:
+    if first_of(Latency, evidence) is not None:
         said.append(
             "Time and memory hold for the machine named under conditions, not for every device of this profile."
         )
@@ -113,9 +168,4 @@ def _limits(profile: Profile, evidence: Sequence[AnyEvidence]) -> tuple[str, ...
         said.append("Surrogate evidence is of a stand-in and emulated evidence of an emulator; neither is the device.")
     if first_of(Tasks, evidence) is None:
         said.append("No tasks were given, so it is not known how many answers the quantization changed.")
-    if latency is not None and is_foreign(latency, profile):
-        said.append(
-            f"The profile is of {profile.hardware.architecture}, the measuring process was "
-            f"{latency.conditions.machine.process_architecture}."
-        )
     return tuple(said)

@@ -162,7 +162,7 @@ def measure(
         path = output / file_name(file)
         write_atomically(path, dump_evidence_file(file))
     assert job.subject.record is not None
-    verdict = make_report(job.subject.record, job.profile, file.records, ()).verdict
+    verdict = make_report(job.subject.record, job.profile, file.records, (), folder=job.subject.folder).verdict
     return Measurement(job=job, file=file, path=path, verdict=verdict)
 
 

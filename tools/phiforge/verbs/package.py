@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from phiforge import catalog, errors
+from phiforge.contradictions import contradiction
 from phiforge.evidence import load_evidence, parse_evidence
+from phiforge.evidence_file import EvidenceSource
 from phiforge.hashing import hash_bytes
 from phiforge.packaging.layout import BUILD_FOLDER, EVIDENCE_FOLDER, PROFILE_FOLDER, REFERENCE_FOLDER, SUFFIX
 from phiforge.packaging.verify import verify_package
@@ -19,8 +22,8 @@ from phiforge.reporting import Source, make_entry, make_fleet, report_html, repo
 from phiforge.store import Store, disk_full_guard
 from phiforge.target import load_profile
 from phiforge.variant import PLAN_FILE, RECORD_FILE, WORKFLOW_FILE
-from phiforge.verbs.judging import make_report, phiforge_version
-from phiforge.verbs.merging import merge
+from phiforge.verbs.judging import counted, make_report, phiforge_version
+from phiforge.verbs.merging import OF_ONE_PROFILE, named_profile, read_brought
 from phiforge.verbs.packaged import packaged_profiles
 from phiforge.verbs.reference import reference_files
 from phiforge.verbs.subject import find_subjects
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from phiforge.evidence import AnyEvidence
-    from phiforge.evidence_file import EvidenceFile
     from phiforge.reporting import Entry, Report
     from phiforge.target import Profile
     from phiforge.variant import VariantRecord
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 ANSWER_PROMPT = "What is 12 + 34?"
 ANSWER_TOKENS = 8
 BUILD_FILES = (RECORD_FILE, PLAN_FILE, WORKFLOW_FILE, "olive-package.json")
-# Evidence that is of one profile alone has its name: latency-<profile>.json.
-PROFILE_PREFIXES = ("latency-", "prediction-", "comparison-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class PackageInput:
     """One variant and what is known of it.
 
     `about` holds variant.json, plan.json and the workflow; `evidence` maps file names to JSON text; `brought` are files
-    of other machines that measured this variant, `brought_from` their paths.
+    of other machines that measured this variant.
     """
 
     subject: Subject
@@ -57,8 +57,7 @@ class PackageInput:
     evidence: dict[str, str]
     profiles: tuple[Profile, ...]
     licences: tuple[Path, ...]
-    brought: tuple[EvidenceFile, ...] = ()
-    brought_from: tuple[str, ...] = ()
+    brought: tuple[EvidenceSource, ...] = ()
 
     @property
     def record(self) -> VariantRecord:
@@ -76,36 +75,74 @@ class PackageInput:
         return self.subject.record
 
     def evidence_for(self, profile: Profile) -> list[AnyEvidence]:
-        """The evidence that counts for a profile: all but latency, prediction and comparison as another profile says.
+        """The evidence for a profile: all but latency, prediction and comparison as another profile says.
 
-        A plain name comes before longer ones, as drift.json before drift-emulated.json. What other machines measured as
-        this profile says is merged with it.
+        What was brought comes first; of the package's own, a plain name comes before longer ones, as drift.json before
+        drift-emulated.json.
         """
         return [record for record, _ in self.traced(profile)]
 
-    def traced(self, profile: Profile) -> list[tuple[AnyEvidence, str]]:
-        """That evidence, each piece with its file: its name in the package's folder, or where it was brought from."""
-        of_profile = {f"{prefix}{profile.name}.json" for prefix in PROFILE_PREFIXES}
-        own = [
-            (parse_evidence(text, name), name)
-            for name, text in sorted(self.evidence.items(), key=lambda item: item[0].removesuffix(".json"))
-            if name in of_profile or not name.startswith(PROFILE_PREFIXES)
+    def traced(self, profile: Profile) -> list[tuple[AnyEvidence, str | Path]]:
+        """That evidence, each piece with its file: its name in the package's folder, or where it was brought from.
+
+        Nothing takes the place of anything else: all pieces count, equal ones once.
+        """
+        found: dict[str, tuple[AnyEvidence, str | Path]] = {}
+        for source in (*self._sealed(), *self.brought):
+            if source.profile in (None, profile.name):
+                for record in source.records:
+                    found.setdefault(record.model_dump_json(), (record, source.place))
+        return sorted(found.values(), key=lambda item: isinstance(item[1], str))
+
+    def check_agree(self) -> None:
+        """Check that no two files that count for one profile contradict each other.
+
+        Raises:
+            EvidenceInvalidError: Two do.
+        """
+        for profile in self.profiles:
+            sources = [item for item in (*self._sealed(), *self.brought) if item.profile in (None, profile.name)]
+            counting = [replace(item, records=tuple(counted(item.records, profile))) for item in sources]
+            for one, other in combinations(counting, 2):
+                why = contradiction(one, other)
+                if why is not None:
+                    raise _contradicting(self._told(one), self._told(other), why)
+
+    def _sealed(self) -> list[EvidenceSource]:
+        """The package's own files, without those of one profile whose name tells none."""
+        names = [profile.name for profile in self.profiles]
+        found = []
+        for name, text in sorted(self.evidence.items(), key=lambda item: item[0].removesuffix(".json")):
+            record = parse_evidence(text, name)
+            profile = named_profile(record, name, names) if isinstance(record, OF_ONE_PROFILE) else None
+            if profile is not None or not isinstance(record, OF_ONE_PROFILE):
+                found.append(EvidenceSource(place=name, profile=profile, records=(record,)))
+        return found
+
+    def _remarks(self) -> list[str]:
+        """What is to be said of the package's own files that count for no profile."""
+        known = {source.place for source in self._sealed()}
+        return [
+            f"{name} does not count: its name tells no profile of this variant."
+            for name in sorted(self.evidence.keys() - known)
         ]
-        brought = [
-            (record, place)
-            for file, place in zip(self.brought, self.brought_from, strict=True)
-            if file.profile.name == profile.name
-            for record in file.records
-        ]
-        # Records are told apart as objects: equal ones may stand in two files.
-        places = {id(record): place for record, place in (*own, *brought)}
-        merged = merge([record for record, _ in own], [record for record, _ in brought], profile)
-        return [(record, places[id(record)]) for record in merged]
+
+    def _told(self, source: EvidenceSource) -> str:
+        """How an error calls a file."""
+        inside = isinstance(source.place, str)
+        return f"{EVIDENCE_FOLDER}/{self.subject.name}/{source.place} of the package" if inside else str(source.place)
 
     def reports(self, stages: Sequence[StageRecord] = ()) -> dict[str, Report]:
         """The report of the variant for each of its profiles."""
         return {
-            profile.name: make_report(self.record, profile, self.evidence_for(profile), stages)
+            profile.name: make_report(
+                self.record,
+                profile,
+                self.evidence_for(profile),
+                stages,
+                self._remarks(),
+                folder=self.subject.folder,
+            )
             for profile in self.profiles
         }
 
@@ -113,7 +150,7 @@ class PackageInput:
         self,
         package: str,
         content_sha256: str,
-        source: Callable[[str], Source],
+        source: Callable[[str | Path], Source],
         stages: Sequence[StageRecord] = (),
     ) -> list[Entry]:
         """The variant's part of a report over packages, for each of its profiles.
@@ -127,7 +164,8 @@ class PackageInput:
         made = []
         for profile in self.profiles:
             traced = self.traced(profile)
-            report = make_report(self.record, profile, [record for record, _ in traced], stages)
+            found = [record for record, _ in traced]
+            report = make_report(self.record, profile, found, stages, self._remarks(), folder=self.subject.folder)
             sources = {id(record): source(place) for record, place in traced}
             made.append(make_entry(package, content_sha256, report, sources))
         return made
@@ -241,6 +279,32 @@ def read_package(folder: Path) -> list[PackageInput]:
     return inputs
 
 
+def with_brought(folder: Path, inputs: Sequence[PackageInput], evidence: Sequence[Path]) -> list[PackageInput]:
+    """Put evidence from elsewhere beside what a package holds.
+
+    Args:
+        folder: The package, as it was sealed.
+        inputs: What it was made of.
+        evidence: Evidence files and single records of it.
+
+    Raises:
+        EvidenceInvalidError: As `merging.read_brought`, or two files contradict each other.
+    """
+    brought = read_brought(folder, {item.subject.name: item.subject.sha256 for item in inputs}, evidence)
+    found = [replace(item, brought=brought[item.subject.name]) for item in inputs]
+    for item in found:
+        item.check_agree()
+    return found
+
+
+def _contradicting(one: str, other: str, why: str) -> errors.EvidenceInvalidError:
+    return errors.EvidenceInvalidError(
+        f"The evidence files {one} and {other} contradict each other.",
+        why=f"They are of one variant on one machine with the same tools, but {why}.",
+        fix="Find out which is true and give that one alone, or measure once more.",
+    )
+
+
 def _contents(
     inputs: Sequence[PackageInput], package: str, stages: Sequence[StageRecord], reference: Mapping[str, bytes]
 ) -> Contents:
@@ -268,8 +332,9 @@ def _contents(
     )
 
 
-def _inside(item: PackageInput, name: str) -> Source:
+def _inside(item: PackageInput, name: str | Path) -> Source:
     """What the report inside a package says of a file of its evidence."""
+    assert isinstance(name, str)
     file = f"{EVIDENCE_FOLDER}/{item.subject.name}/{name}"
     return Source(file=file, sha256=hash_bytes(item.evidence[name].encode("utf-8")), href=f"../{quote(file)}")
 

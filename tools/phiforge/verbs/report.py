@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -15,16 +16,16 @@ from phiforge.hashing import hash_bytes, hash_file
 from phiforge.packaging.layout import EVIDENCE_FOLDER
 from phiforge.packaging.verify import read_sums, verify_package
 from phiforge.packaging.write import content_hash
+from phiforge.release.destinations import held
 from phiforge.reporting import Entry, Fleet, ReportFiles, Source, make_fleet, write_report
 from phiforge.verbs.judging import phiforge_version
-from phiforge.verbs.merging import read_brought
+from phiforge.verbs.merging import check_names
+from phiforge.verbs.no_release import refuse_release
 from phiforge.verbs.output import prepare_output
-from phiforge.verbs.package import PackageInput, read_package
+from phiforge.verbs.package import PackageInput, read_package, with_brought
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from phiforge.evidence_file import EvidenceFile
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +46,26 @@ class _Package:
     brought: list[Path]
 
 
-def report(packages: Sequence[Path], *, output: Path, evidence: Sequence[Path] = ()) -> WrittenReport:
+def report(
+    packages: Sequence[Path], *, output: Path, evidence: Sequence[Path] = (), travels: bool = False
+) -> WrittenReport:
     """Write one report over packages: every variant on every device profile it is packaged for.
 
     Args:
         packages: Packages, each of which must be as it was sealed. One that is named twice counts once.
         output: Folder for the report's files.
-        evidence: What was measured elsewhere, of any of the packages. Files of `phiforge measure` count beside the
-            package's own evidence, as `merging.merge` has it, for the profile they name. A single record, as of
-            `phiforge bench`, replaces the package's own of the same name.
+        evidence: What was measured elsewhere, of any of the packages. It counts beside a package's own evidence: files
+            of `phiforge measure` for the profile they name, of single records those of time for the profile that the
+            file's name tells.
+        travels: Whether the report goes with its packages to others, and so does not say where they are here.
 
     Raises:
+        PackageInvalidError: A package is a release, or no package.
         PackageTamperedError: A package is not as it was sealed.
-        EvidenceInvalidError: A file of the evidence is broken or was changed, or is of no variant or profile of these
-            packages.
+        EvidenceInvalidError: A file of the evidence is broken or was changed, is of no variant or profile of these
+            packages, was not measured as its profile says, or contradicts another one.
         OutputUnwritableError: The output folder cannot be written.
+        OutputLockedError: A package was replaced while it was read.
     """
     for folder in packages:
         if folder.resolve() in (output.resolve(), *output.resolve().parents):
@@ -68,16 +74,25 @@ def report(packages: Sequence[Path], *, output: Path, evidence: Sequence[Path] =
                 why=f"It is inside of {folder}, which is sealed and has a report over itself already.",
                 fix="Choose another folder with --output.",
             )
-    opened = [_open(folder) for folder in {folder.resolve(): folder for folder in packages}.values()]
-    for path in evidence:
-        _owner(opened, path).brought.append(path)
-    entries = [entry for package in opened for entry in _entries(package, output)]
+    check_names(evidence)
+    with contextlib.ExitStack() as reading:
+        for folder in packages:
+            reading.enter_context(held(folder))
+        opened = [_open(folder) for folder in {folder.resolve(): folder for folder in packages}.values()]
+        for path in evidence:
+            _owner(opened, path).brought.append(path)
+        entries = [
+            entry if travels else entry.model_copy(update={"path": str(package.folder)})
+            for package in opened
+            for entry in _entries(package, output)
+        ]
     fleet = make_fleet(entries, phiforge_version())
     prepare_output(output)
     return WrittenReport(fleet=fleet, files=write_report(fleet, output))
 
 
 def _open(folder: Path) -> _Package:
+    refuse_release(folder)
     verify_package(folder)
     content = content_hash(read_sums(folder))
     return _Package(folder=folder, content=content, inputs=read_package(folder), brought=[])
@@ -107,52 +122,28 @@ def _owner(opened: Sequence[_Package], path: Path) -> _Package:
 
 
 def _entries(package: _Package, output: Path) -> list[Entry]:
-    variants = {item.subject.name: item.subject.sha256 for item in package.inputs}
-    brought = read_brought(package.folder, variants, package.brought)
-    places = {_identity(path): path for path in reversed(package.brought)}
     entries: list[Entry] = []
-    for item in package.inputs:
-        records = brought.records.get(item.subject.sha256, {})
-        own = [file for file in brought.files if file.variant.name == item.subject.name]
-        item = replace(
-            item,
-            evidence=item.evidence | dict(records),
-            brought=tuple(own),
-            brought_from=tuple(str(places[_digest(file)]) for file in own),
-        )
-        given = {path.name: path for path in package.brought}
-        sources = _Sources(package=package, item=item, given={name: given[name] for name in records}, output=output)
+    for item in with_brought(package.folder, package.inputs, package.brought):
+        sources = _Sources(package=package.folder, item=item, output=output)
         entries += item.entries(package.folder.name, package.content, sources.of)
     return entries
 
 
-def _identity(path: Path) -> str:
-    """What tells evidence files apart: their content, as one that is given twice counts once."""
-    text = path.read_text(encoding="utf-8")
-    return _digest(parse_evidence_file(text, str(path))) if is_evidence_file(text) else str(path)
-
-
-def _digest(file: EvidenceFile) -> str:
-    return file.model_dump_json()
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Sources:
-    """Says of a file that holds evidence of one variant what a report tells of it; `given` are brought records."""
+    """Says of a file that holds evidence of one variant what a report tells of it."""
 
-    package: _Package
+    package: Path
     item: PackageInput
-    given: Mapping[str, Path]
     output: Path
 
-    def of(self, place: str) -> Source:
+    def of(self, place: str | Path) -> Source:
         """What is told of a file: by its name in the package's folder of evidence, or its path."""
-        if place in self.given or place not in self.item.evidence:
-            path = self.given.get(place, Path(place))
-            return Source(file=path.name, sha256=hash_file(path), href=_address(path, self.output))
+        if isinstance(place, Path):
+            return Source(file=place.name, sha256=hash_file(place), href=_address(place, self.output))
         file = f"{EVIDENCE_FOLDER}/{self.item.subject.name}/{place}"
         digest = hash_bytes(self.item.evidence[place].encode("utf-8"))
-        return Source(file=file, sha256=digest, href=_address(self.package.folder / file, self.output))
+        return Source(file=file, sha256=digest, href=_address(self.package / file, self.output))
 
 
 def _address(path: Path, output: Path) -> str | None:

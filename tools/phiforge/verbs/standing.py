@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phiforge.evidence import Comparison
 from phiforge.release.numbers import read_numbers
 from phiforge.release.regressions import Standing
-from phiforge.verbs.judging import is_foreign, make_report
-from phiforge.verbs.merging import read_brought
-from phiforge.verbs.package import read_package
+from phiforge.verbs.judging import counted
+from phiforge.verbs.package import read_package, with_brought
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +47,7 @@ class Judged:
             profile=self.profile.name,
             variant_sha256=self.record.sha256,
             runtime=self.runtime,
-            readings=read_numbers(self.record.bytes, self.evidence),
+            readings=read_numbers(self.record.bytes, self.evidence, self.report.verdict.findings),
         )
 
 
@@ -60,22 +59,18 @@ def judge_package(package: Path, evidence: Sequence[Path] = ()) -> dict[str, Jud
         evidence: What was measured elsewhere, as `report` takes it.
 
     Raises:
-        EvidenceInvalidError: A file of the evidence is broken, or of another package, variant or profile.
+        EvidenceInvalidError: A file of the evidence is broken, of another package, variant or profile, was not measured
+            as its profile says, or contradicts another one.
     """
-    inputs = read_package(package)
-    brought = read_brought(package, {item.subject.name: item.subject.sha256 for item in inputs}, evidence)
     judged = {}
-    for item in inputs:
-        records = brought.records.get(item.subject.sha256, {})
-        own = tuple(file for file in brought.files if file.variant.name == item.subject.name)
-        item = replace(item, evidence=item.evidence | dict(records), brought=own)
+    for item in with_brought(package, read_package(package), evidence):
+        reports = item.reports()
         for profile in item.profiles:
-            found = item.evidence_for(profile)
             judged[profile.name] = Judged(
                 profile=profile,
                 record=item.record,
                 folder=item.subject.folder,
-                evidence=tuple(record for record in found if not is_foreign(record, profile)),
-                report=make_report(item.record, profile, found, ()),
+                evidence=tuple(counted(item.evidence_for(profile), profile)),
+                report=reports[profile.name],
             )
     return judged
