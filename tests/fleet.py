@@ -319,7 +319,8 @@ def _probes(device: Device, variant: str, conditions: ev.Conditions) -> ev.Probe
         variant_sha256=variant,
         probes=(
             ev.Probe(name="tokenizer", passed=True, detail="1,000 texts give the same tokens as the checkpoint's."),
-            ev.Probe(name="stops", passed=True, detail="20 of 20 answers end by themselves."),
+            ev.Probe(name="chat-template", passed=True, detail="12 conversations render byte for byte alike."),
+            ev.Probe(name="stop-ids", passed=True, detail="20 of 20 answers end by themselves."),
             ev.Probe(name="repetition", passed=False, blocking=False, detail="1 of 20 answers repeats a sentence."),
         ),
     )

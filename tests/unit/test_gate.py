@@ -25,7 +25,7 @@ from phiforge.evidence import (
     Tasks,
     TaskScore,
 )
-from phiforge.gate import RULES, Finding, Outcome, Verdict, exit_code, judge, number, quantity
+from phiforge.gate import REQUIRED_PROBES, RULES, Finding, Outcome, Verdict, exit_code, judge, number, quantity
 from phiforge.intervals import FEWEST_GROUPS, student_t
 from phiforge.prompt_lengths import PromptLengths
 from phiforge.target import Budgets
@@ -66,8 +66,12 @@ def drift(kl: float, kind: Kind = Kind.MEASURED, error: float = 0.001, **update:
     return samples.drift(kind).model_copy(update={"kl_nats": Estimate(mean=kl, standard_error=error), **update})
 
 
+REQUIRED = tuple(Probe(name=name, passed=True, detail="As the original.") for name in REQUIRED_PROBES)
+
+
 def probes(*items: Probe, kind: Kind = Kind.MEASURED) -> Probes:
-    return samples.probes(kind).model_copy(update={"probes": items})
+    """These, after those that every variant must have."""
+    return samples.probes(kind).model_copy(update={"probes": (*REQUIRED, *items)})
 
 
 def latency_rows(*rows: LatencyRow) -> Latency:
@@ -438,7 +442,9 @@ def test_a_failed_advisory_probe_is_no_finding() -> None:
         Probe(name="style", passed=False, blocking=False, detail="It rambles."),
     )
     result = verdict(NO_DRIFT, drift(0.01), probes(*items))
-    assert [item.budget for item in result.findings] == ["kl_mean_nats_max", "probe:stops"]
+    assert [item.budget for item in result.findings] == [
+        "kl_mean_nats_max", *(f"probe:{name}" for name in REQUIRED_PROBES), "probe:stops",
+    ]  # fmt: skip
     assert result.outcome is Outcome.PASS
 
 
@@ -450,10 +456,17 @@ def test_a_probe_passed_on_a_kind_not_accepted_is_unverified() -> None:
     assert verdict(NO_DRIFT, drift(0.01), *reversed(both)).outcome is Outcome.PASS
 
 
-@pytest.mark.parametrize("evidence", [(), (probes(),)])
+@pytest.mark.parametrize("evidence", [(), (probes().model_copy(update={"probes": ()}),)])
 def test_no_blocking_probe_is_unverified(evidence: tuple[Probes, ...]) -> None:
     result = verdict(NO_DRIFT, drift(0.01), *evidence)
     assert (result.outcome, result.findings[-1].budget) == (Outcome.UNVERIFIED, "probes")
+
+
+@pytest.mark.parametrize("lacking", REQUIRED_PROBES)
+def test_a_probe_that_every_variant_has_must_be_there(lacking: str) -> None:
+    some = probes().model_copy(update={"probes": tuple(item for item in REQUIRED if item.name != lacking)})
+    result = verdict(NO_DRIFT, drift(0.01), some)
+    assert (result.outcome, result.findings[-1].budget) == (Outcome.UNVERIFIED, f"probe:{lacking}")
 
 
 def test_no_budget_at_all_is_unverified() -> None:

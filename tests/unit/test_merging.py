@@ -317,6 +317,15 @@ def test_a_measured_drift_by_another_provider_is_refused(package: Path, tmp_path
     assert "measured with the provider cpu" in _refused(package, tmp_path, path).why
 
 
+def test_a_drift_of_the_emulator_that_is_called_measured_is_refused(package: Path, tmp_path: Path) -> None:
+    """The emulator is of the NPU's provider, on another processor."""
+    (subject,) = find_subjects(package)
+    drift = _from(on_device(samples.drift(), X86)).model_copy(update={"variant_sha256": subject.sha256})
+    path = tmp_path / "drift.json"
+    path.write_text(dump_evidence(drift), encoding="utf-8")
+    assert "process was x86_64, and the profile is of arm64" in _refused(package, tmp_path, path).why
+
+
 @pytest.mark.parametrize("placement", [{}, {"CPUExecutionProvider": 8}, {"QNNExecutionProvider": 0}])
 def test_a_placement_without_the_profile_s_provider_is_refused(
     package: Path, tmp_path: Path, placement: dict[str, int]

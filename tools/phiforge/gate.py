@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 
+# What every validation looks at, whatever the device and the data.
+REQUIRED_PROBES = ("tokenizer", "chat-template", "stop-ids")
 _CONFIDENCE = f"{CONFIDENCE * 100:.0f} %"
 
 
@@ -301,7 +303,11 @@ def _judge_probes(accepts: Sequence[Kind], evidence: Sequence[AnyEvidence]) -> l
         if earlier is None or earlier.outcome is not Outcome.FAIL:
             worst[finding.budget] = finding
     order = dict.fromkeys(f"probe:{probe.name}" for probe, _ in blocking)
-    return [worst[name] for name in order]
+    lacking = [name for name in REQUIRED_PROBES if f"probe:{name}" not in order]
+    return [
+        *(worst[name] for name in order),
+        *(_missing(f"probe:{name}", f"The probe {name} is not among the probes evidence.") for name in lacking),
+    ]
 
 
 def _judge_probe(probe: Probe, kind: Kind, accepts: Sequence[Kind]) -> Finding:

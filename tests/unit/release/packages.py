@@ -28,6 +28,7 @@ from phiforge.evidence import (
     TaskSource,
     dump_evidence,
 )
+from phiforge.gate import REQUIRED_PROBES
 from phiforge.hashing import content_key, hash_files, hash_listing
 from phiforge.intervals import interval_of_recovery
 from phiforge.packaging.write import Contents, PackagedVariant, write_package
@@ -227,7 +228,9 @@ def evidence(made: Made, sha256: str, target: Profile) -> dict[str, AnyEvidence]
     found: dict[str, AnyEvidence] = {
         "drift.json": _drift(made, common),
         "tasks.json": _tasks(made, common),
-        "probes.json": Probes(probes=(Probe(name="tokenizer", passed=True, detail="all"),), **common),
+        "probes.json": Probes(
+            probes=tuple(Probe(name=name, passed=True, detail="all") for name in REQUIRED_PROBES), **common
+        ),
     }
     if target.name == CPU:
         found[f"latency-{target.name}.json"] = _latency(made, common)

@@ -181,10 +181,10 @@ def probes(kind: Kind = Kind.MEASURED, variant_sha256: str = VARIANT) -> Probes:
         variant_sha256=variant_sha256,
         probes=(
             Probe(name="tokenizer", passed=True, detail="1,000 texts give the same tokens as the checkpoint's."),
-            Probe(name="chat template", passed=True, detail="12 conversations render byte for byte alike."),
-            Probe(name="stops", passed=True, detail="20 of 20 answers end with <|end|> before 512 tokens."),
-            Probe(name="longrope switch", passed=True, detail="The answer to a 6,000-token prompt is coherent."),
-            Probe(name="provider", passed=True, detail="All 355 nodes ran on CPUExecutionProvider."),
+            Probe(name="chat-template", passed=True, detail="12 conversations render byte for byte alike."),
+            Probe(name="stop-ids", passed=True, detail="20 of 20 answers end with <|end|> before 512 tokens."),
+            Probe(name="longrope-prefill", passed=True, detail="The answer to a 6,000-token prompt is coherent."),
+            Probe(name="placement", passed=True, detail="All 355 nodes ran on CPUExecutionProvider."),
             Probe(
                 name="repetition",
                 passed=False,

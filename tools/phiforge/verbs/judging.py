@@ -130,8 +130,8 @@ def counted(evidence: Iterable[AnyEvidence], profile: Profile) -> list[AnyEviden
 def misfit(item: AnyEvidence, profile: Profile) -> str | None:
     """Return why a record does not count for a profile, or None if it does.
 
-    What was measured must be of the profile's provider, by its runtime; time and memory also in a process of the
-    device's architecture. What stands in for the device runs elsewhere by nature.
+    What was measured must be of the profile's provider, by its runtime; time and memory, and all of an NPU, also in a
+    process of the device's architecture. What stands in for the device runs elsewhere by nature.
     """
     if isinstance(item, Prediction) and item.profile != profile.name:
         return f"it is predicted for {item.profile}"
@@ -144,7 +144,9 @@ def misfit(item: AnyEvidence, profile: Profile) -> str | None:
     if not any(name in conditions.versions for name in packages):
         return f"it was measured without {' or '.join(packages)}, by which the profile runs"
     process, architecture = conditions.machine.process_architecture, profile.hardware.architecture
-    if isinstance(item, Latency | Comparison) and architecture not in (None, process):
+    # An NPU's emulator is of the same provider as the NPU, but of another architecture.
+    bound = isinstance(item, Latency | Comparison) or profile.npu is not None
+    if bound and architecture not in (None, process):
         return f"the measuring process was {process}, and the profile is of {architecture}"
     return None
 
