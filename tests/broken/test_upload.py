@@ -12,7 +12,7 @@ from broken.fake_upload_hub import TOKEN, UploadHub, serving_uploads
 from phiforge import errors
 from phiforge.hashing import hash_files
 from phiforge.release.destinations import Published, check_destination, open_release, parse_destination, publish
-from unit.release.destinations.releases import MODEL, make_release, seal
+from unit.release.destinations.releases import MODEL, make_release, seal, unchecked
 
 REPOSITORY = "someone/phi-4-nano"
 DESTINATION = parse_destination(f"hf://{REPOSITORY}")
@@ -47,8 +47,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadHub]:
 
 def send(prepared: Path) -> tuple[Published, list[str]]:
     told: list[str] = []
-    check_destination(DESTINATION, MODEL)
-    return publish(prepared, DESTINATION, seal=seal, on_file=lambda name, size: told.append(name)), told
+
+    def check() -> None:
+        check_destination(DESTINATION, MODEL)
+
+    check()
+    return publish(prepared, DESTINATION, check=check, seal=seal, on_file=lambda name, size: told.append(name)), told
 
 
 def write(hub: UploadHub, folder: Path) -> Path:
@@ -62,7 +66,7 @@ def test_a_release_is_one_commit(hub: UploadHub, prepared: Path, tmp_path: Path)
     published, told = send(prepared)
 
     assert len(hub.commits) == 2
-    publish(prepared, parse_destination(f"hf:{tmp_path / 'disk'}"), seal=seal)
+    publish(prepared, parse_destination(f"hf:{tmp_path / 'disk'}"), check=unchecked, seal=seal)
     assert hash_files(write(hub, tmp_path / "clone")) == hash_files(tmp_path / "disk")
     with open_release(tmp_path / "clone") as folder:
         assert folder == tmp_path / "clone"
@@ -98,9 +102,9 @@ def test_a_dry_run_needs_neither_network_nor_token(
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("a dry run opens a connection"))
     check_destination(DESTINATION, MODEL, dry_run=True)
-    told = publish(prepared, DESTINATION, seal=seal, dry_run=True)
+    told = publish(prepared, DESTINATION, check=unchecked, seal=seal, dry_run=True)
 
-    publish(prepared, parse_destination(f"hf:{tmp_path / 'disk'}"), seal=seal)
+    publish(prepared, parse_destination(f"hf:{tmp_path / 'disk'}"), check=unchecked, seal=seal)
     assert {file.name: file.sha256 for file in told.files} == hash_files(tmp_path / "disk")
     assert {file.name: file.bytes for file in told.files} == {
         path.relative_to(tmp_path / "disk").as_posix(): path.stat().st_size
@@ -156,6 +160,25 @@ def test_somebody_else_publishes_meanwhile(hub: UploadHub, prepared: Path) -> No
 
     assert "Somebody else" in caught.value.why
     assert set(hub.files) == {"other.txt"}
+
+
+def test_what_came_there_since_it_was_checked_is_not_replaced(hub: UploadHub, prepared: Path) -> None:
+    check_destination(DESTINATION, MODEL)
+    hub.commits.append({"thesis.txt": b"mine"})
+    with pytest.raises(errors.DestinationError, match="cannot go") as caught:
+        publish(prepared, DESTINATION, check=lambda: check_destination(DESTINATION, MODEL), seal=seal)
+
+    assert "no release" in caught.value.why
+    assert (hub.files, hub.sent) == ({"thesis.txt": b"mine"}, [])
+
+
+def test_what_comes_with_the_check_is_not_replaced(hub: UploadHub, prepared: Path) -> None:
+    """The commit that is replaced is known before the check, so that one between them is noticed."""
+    with pytest.raises(errors.DestinationError) as caught:
+        publish(prepared, DESTINATION, check=lambda: hub.commits.append({"thesis.txt": b"mine"}), seal=seal)
+
+    assert "Somebody else" in caught.value.why
+    assert hub.files == {"thesis.txt": b"mine"}
 
 
 @pytest.mark.parametrize(

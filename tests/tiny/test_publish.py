@@ -52,7 +52,7 @@ def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
 def put(prepared: Path, text: str) -> None:
     destination = parse_destination(text)
     check_destination(destination, MODEL)
-    publish(prepared, destination, seal=seal)
+    publish(prepared, destination, check=lambda: check_destination(destination, MODEL), seal=seal)
 
 
 def killed(work: Callable[[], None], *, at: int | None = None, after_s: float | None = None) -> bool:

@@ -58,9 +58,12 @@ def test_verify_beside_publications_finds_no_fault(
     stop, count, result = (tmp_path / name for name in ("stop", "count", "result"))
     count.write_bytes(b"")
 
-    def put(folder: Path) -> None:
+    def check() -> None:
         check_destination(place, "nano")
-        publish(folder, place, seal=lambda other: seal(other, Signer(form="key", key=pair.private)))
+
+    def put(folder: Path) -> None:
+        check()
+        publish(folder, place, check=check, seal=lambda other: seal(other, Signer(form="key", key=pair.private)))
 
     put(prepared[0])
     reader = os.fork()

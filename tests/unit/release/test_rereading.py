@@ -14,11 +14,22 @@ import pytest
 from filelock import FileLock
 
 from phiforge import errors
-from phiforge.release.destinations import check_destination, disk, parse_destination, publish, rereading
+from phiforge.hashing import hash_file
+from phiforge.packaging.verify import Verification, verify_package
+from phiforge.release.destinations import (
+    check_destination,
+    destination,
+    disk,
+    existing,
+    parse_destination,
+    publish,
+    rereading,
+)
 from phiforge.release.prepare import seal
 from phiforge.release.signing import Signer, Trust
+from phiforge.verbs import previous
 from phiforge.verbs import release as release_verb
-from phiforge.verbs.previous import open_previous
+from phiforge.verbs.previous import open_earlier_package, open_previous
 from phiforge.verbs.release import ReleaseOptions, release
 from phiforge.verbs.report import report
 from phiforge.verbs.verify import verify
@@ -95,9 +106,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def put(release_folder: Path, place: str, pair: KeyPair) -> None:
-    destination = parse_destination(place)
-    check_destination(destination, "nano")
-    publish(release_folder, destination, seal=lambda folder: seal(folder, Signer(form="key", key=pair.private)))
+    goal = parse_destination(place)
+    check = functools.partial(check_destination, goal, "nano")
+    check()
+    signer = Signer(form="key", key=pair.private)
+    publish(release_folder, goal, check=check, seal=lambda folder: seal(folder, signer))
 
 
 def counted(interruption: Interruption, read: Callable[[], object]) -> int:
@@ -264,11 +277,42 @@ def test_a_previous_release_that_is_replaced_while_it_is_used_is_said_to_be(
 ) -> None:
     for path in ("out", "out/nano.ortpackage"):
         put(prepared[0], str(tmp_path / "out"), pair)
-        with (
-            pytest.raises(errors.OutputLockedError, match="was replaced while it was read"),
-            open_previous(tmp_path / path, "nano", Trust()),
-        ):
-            put(prepared[1], str(tmp_path / "out"), pair)
+        for opened in (open_previous(tmp_path / path, "nano", Trust()), open_earlier_package(tmp_path / path, "nano")):
+            with pytest.raises(errors.OutputLockedError, match="was replaced while it was read"), opened:
+                put(prepared[1], str(tmp_path / "out"), pair)
+
+
+def test_what_may_be_replaced_is_asked_of_one_release(
+    prepared: list[Path], pair: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one comes between its release.json and its list of files."""
+    put(prepared[0], str(tmp_path / "out"), pair)
+    other = [prepared[1]]
+
+    def strangers_after_another_release(folder: Path) -> list[str]:
+        if other:
+            put(other.pop(), str(tmp_path / "out"), pair)
+        return existing.strangers(folder)
+
+    monkeypatch.setattr(destination, "strangers", strangers_after_another_release)
+    (facts,) = check_destination(parse_destination(str(tmp_path / "out")), "nano")
+    assert facts.version == "2.0"
+
+
+def test_a_previous_package_is_hashed_once(
+    prepared: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+
+    def verify_counted(path: Path) -> Verification:
+        checked.append(path)
+        return verify_package(path)
+
+    monkeypatch.setattr(previous, "verify_package", verify_counted)
+    package = prepared[0] / "nano.ortpackage"
+    with open_previous(package, "nano", Trust()) as found:
+        assert found.facts.seal_sha256 == hash_file(package / "SHA256SUMS")
+    assert checked == [package]
 
 
 def test_a_package_that_is_replaced_while_it_is_reported_on_is_said_to_be(

@@ -55,6 +55,8 @@ def released(found: Released) -> int:
         done = "Dry run, nothing was written. Would publish" if found.dry_run else "Published"
         total = size(sum(file.bytes for file in published.files))
         say(out, f"{done}: {count} files, {total}, {published.location}")
+        if not published.asked:
+            say(out, "What is there was not asked: the real run finds out whether this may take its place.")
     if found.plan.record.signature == "none":
         say(out, "It is not signed: whoever gets it can check that it is whole, and not who made it.")
     return OK

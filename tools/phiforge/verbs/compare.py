@@ -52,18 +52,20 @@ def compare(
         ProfileUnknownError: None of the package's profiles is for this machine.
         OutputUnwritableError: The output folder cannot be written.
     """
-    written = {}
     with open_earlier_package(against, load_manifest(package).package_name) as earlier:
         new = {subject.name: subject for subject in loadable(find_subjects(package))}
         old = {subject.name: subject for subject in find_subjects(earlier)}
         profiles = fitting_profiles(package, timed_here(package, _pairs(new, old, variant, against)))
         prepare_output(output)
-        for name, profile in profiles.items():
-            found = _compared(new[name], old[name], profile, rounds, watcher or Unwatched())
-            folder = output / name
-            folder.mkdir(parents=True, exist_ok=True)
-            written[name] = folder / comparison_file(profile.name)
-            write_atomically(written[name], dump_evidence(found))
+        found = {
+            name: _compared(new[name], old[name], profile, rounds, watcher or Unwatched())
+            for name, profile in profiles.items()
+        }
+    # Only now is it known that the earlier package was not replaced meanwhile.
+    written = {name: output / name / comparison_file(profile.name) for name, profile in profiles.items()}
+    for name, path in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, dump_evidence(found[name]))
     return written
 
 

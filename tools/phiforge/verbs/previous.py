@@ -53,8 +53,7 @@ def open_previous(path: Path, model: str, trust: Trust) -> Iterator[Predecessor]
             raise unsigned_package(path)
         with held(path):
             with _told(path):
-                verify_package(path)
-                facts = _package_facts(path)
+                facts = _package_facts(path, verify_package(path).seal_sha256)
                 found = _judged(path, path, facts, model)
             yield found
         return
@@ -88,11 +87,15 @@ def open_earlier_package(path: Path, model: str) -> Iterator[Path]:
 
     Raises:
         PreviousReleaseError: There is none, or it is of another model.
+        OutputLockedError: It was replaced while it was read.
     """
     with contextlib.ExitStack() as stack:
         with _told(path):
-            is_package = (path / MANIFEST).is_file()
-            package = path if is_package else package_folder(stack.enter_context(open_release(path)))
+            if (path / MANIFEST).is_file():
+                stack.enter_context(held(path))
+                package = path
+            else:
+                package = package_folder(stack.enter_context(open_release(path)))
             _check_model(path, load_manifest(package).package_name, model)
         yield package
 
@@ -103,14 +106,14 @@ def _signature(form: str, trust: Trust) -> State:
     return "not checked" if trust.key is None and trust.identity is None else "verified"
 
 
-def _package_facts(package: Path) -> Previous:
+def _package_facts(package: Path, seal_sha256: str) -> Previous:
     manifest = load_manifest(package)
     sums = read_sums(package)
     return Previous(
         name=manifest.package_name,
         version=content_hash(sums)[:12],
         content_sha256=content_hash(sums),
-        seal_sha256=verify_package(package).seal_sha256,
+        seal_sha256=seal_sha256,
         signature="none",
     )
 

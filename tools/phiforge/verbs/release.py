@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 from phiforge.checkpoint.family import MODELS
 from phiforge.evidence import dump_evidence
-from phiforge.gate import Outcome
+from phiforge.gate import Outcome, severity
 from phiforge.hashing import hash_bytes
 from phiforge.packaging.layout import SUFFIX, load_manifest
 from phiforge.packaging.verify import read_sums, verify_package
@@ -24,6 +25,7 @@ from phiforge.release.destinations import (
     check_destination,
     check_name,
     check_succession,
+    locate,
     parse_destination,
     publish,
 )
@@ -133,8 +135,9 @@ def release(
 ) -> Released:
     """Release a package to one or more destinations, or refuse to.
 
-    Everything is read and checked first; then it is told by `on_plan`; then it is refused or published. Each
-    destination holds the old release or the new one, whole, at any time; the same call again finishes what was stopped.
+    Everything is read and checked first; then it is told by `on_plan`; then it is refused or published. What is at a
+    destination is checked again just before it is replaced. Each destination holds the old release or the new one,
+    whole, at any time; the same call again finishes what was stopped.
 
     Args:
         package: The package.
@@ -150,11 +153,12 @@ def release(
         PreviousReleaseError: The previous release cannot be used, neither it nor `first` was given, or `first` was
             and another release is there.
         DestinationError: The release cannot go there, or it is unsigned and would replace a signed one.
-        PhiforgeError: In one of the other ways of `phiforge.errors`; nothing was published.
+        PhiforgeError: In one of the other ways of `phiforge.errors`. Where a destination is refused only as it is about
+            to be replaced, those before it are published.
     """
     stages = Stages(watcher or Unwatched())
     destinations = _checked_options(options)
-    check_apart(destinations, [package, *([options.against] if options.against else [])])
+    check_apart(destinations, [package, *([locate(options.against)[0]] if options.against else [])])
     with stages.timed("check the package"):
         subject = _read_subject(package, options.evidence)
         for destination in destinations:
@@ -175,6 +179,7 @@ def release(
             publish(
                 folder,
                 destination,
+                check=functools.partial(_check_place, destination, subject, options),
                 seal=lambda other: seal(other, options.signer),
                 dry_run=options.dry_run,
                 on_file=on_file,
@@ -307,12 +312,11 @@ def _record(
 
 
 def _standing(item: Judged, checks: Sequence[Finding], required: bool) -> ProfileStanding:
-    severity = (Outcome.PASS, Outcome.UNVERIFIED, Outcome.FAIL)
     return ProfileStanding(
         variant=item.record.name,
         title=item.profile.identity.title,
         required=required,
-        outcome=max((check.outcome for check in checks), key=severity.index),
+        outcome=max((check.outcome for check in checks), key=severity),
         numbers=tuple(reading.number for reading in item.standing().readings),
         checks=tuple(checks),
     )
@@ -335,7 +339,7 @@ def _files(evidence: Sequence[Path], checked: Checked) -> dict[str, bytes]:
 
 def _side(subject: _Subject, record: ReleaseRecord) -> Side:
     return Side(
-        numbers={name: item.numbers for name, item in record.profiles.items()},
+        standings={name: item.standing() for name, item in subject.profiles.items()},
         sums=subject.sums,
         toolchain=record.toolchain,
     )
@@ -346,7 +350,7 @@ def _previous_side(before: Predecessor | None) -> Side | None:
         return None
     profiles = before.profiles
     return Side(
-        numbers={name: [reading.number for reading in item.standing().readings] for name, item in profiles.items()},
+        standings={name: item.standing() for name, item in profiles.items()},
         sums=before.sums,
         toolchain={item.record.name: item.record.toolchain for item in profiles.values()},
     )

@@ -15,7 +15,7 @@ from phiforge import errors
 from phiforge.hashing import hash_files
 from phiforge.release.destinations import Destination, check_destination, disk, open_release, parse_destination, publish
 from phiforge.release.destinations.hf_layout import git_attributes
-from unit.release.destinations.releases import MODEL, faults, make_release, seal
+from unit.release.destinations.releases import MODEL, faults, make_release, seal, unchecked
 
 FORMS = ("folder", "hf", "oci", "foundry")
 
@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def published(prepared: Path, form: str, path: Path) -> Path:
     destination = parse_destination(f"{form}:{path}")
     check_destination(destination, MODEL)
-    publish(prepared, destination, seal=seal)
+    publish(prepared, destination, check=lambda: check_destination(destination, MODEL), seal=seal)
     return path
 
 
@@ -105,9 +105,9 @@ def test_a_dry_run_says_what_then_happens_and_does_nothing(form: str, prepared: 
     before = hash_files(tmp_path)
     for version in ("1.0", "2.0"):
         check_destination(destination, MODEL, dry_run=True)
-        told = publish(prepared, destination, seal=seal, dry_run=True)
+        told = publish(prepared, destination, check=unchecked, seal=seal, dry_run=True)
         assert hash_files(tmp_path) == before
-        done = publish(prepared, destination, seal=seal)
+        done = publish(prepared, destination, check=unchecked, seal=seal)
         assert told == done
         prepared = make_release(tmp_path / "other", "3.0") if version == "1.0" else prepared
         before = hash_files(tmp_path)
@@ -127,7 +127,8 @@ def test_what_is_there_is_never_overwritten(form: str, there: str, prepared: Pat
         (path / "sub").mkdir(parents=True)
         (path / "sub" / "thesis.txt").write_text("mine", encoding="utf-8")
     elif there == "another model":
-        publish(make_release(tmp_path / "p", model="phi-4-mini"), parse_destination(f"{form}:{path}"), seal=seal)
+        other = make_release(tmp_path / "p", model="phi-4-mini")
+        publish(other, parse_destination(f"{form}:{path}"), check=unchecked, seal=seal)
     elif there == "another form":
         published(prepared, "hf" if form == "folder" else "folder", path)
     else:
@@ -140,6 +141,20 @@ def test_what_is_there_is_never_overwritten(form: str, there: str, prepared: Pat
     assert hash_files(tmp_path) == before
     if there == "a stranger":
         assert "notes.txt" in caught.value.why
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_comes_there_while_files_are_written_stays(form: str, prepared: Path, tmp_path: Path) -> None:
+    destination, notes = parse_destination(f"{form}:{tmp_path / 'out'}"), tmp_path / "out" / "notes.txt"
+
+    def come(name: str, size: int) -> None:
+        notes.parent.mkdir(exist_ok=True)
+        notes.write_text("mine", encoding="utf-8")
+
+    with pytest.raises(errors.DestinationError, match="cannot go"):
+        publish(prepared, destination, check=lambda: check_destination(destination, MODEL), seal=seal, on_file=come)
+    assert hash_files(tmp_path / "out").keys() == {"notes.txt"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "prepared"]
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -223,7 +238,7 @@ def test_a_failure_half_way_leaves_what_was_there(
     with monkeypatch.context() as context:
         context.setattr("os.fsync", failing)
         with pytest.raises(error):
-            publish(prepared, parse_destination(f"{form}:{path}"), seal=seal)
+            publish(prepared, parse_destination(f"{form}:{path}"), check=unchecked, seal=seal)
     with open_release(path) as folder:
         assert '"version": "1.0"' in (folder / "release.json").read_text(encoding="utf-8")
     assert before.items() <= hash_files(path).items()
@@ -257,7 +272,7 @@ def test_a_replacement_that_stopped_between_its_two_steps_is_finished(prepared: 
 def test_two_at_once(prepared: Path, tmp_path: Path) -> None:
     path = tmp_path / "out"
     with disk.publishing(path), pytest.raises(errors.OutputLockedError, match="Another process publishes"):
-        publish(prepared, parse_destination(str(path)), seal=seal)
+        publish(prepared, parse_destination(str(path)), check=unchecked, seal=seal)
 
     assert not path.exists()
     assert hash_files(published(prepared, "folder", path)) == hash_files(prepared)

@@ -11,7 +11,7 @@ import pytest
 from phiforge import errors
 from phiforge.release.destinations import check_destination, parse_destination, publish
 from phiforge.release.destinations.chat_pieces import chat_pieces
-from unit.release.destinations.releases import MODEL, TEMPLATE, VARIANTS, faults, make_release, seal
+from unit.release.destinations.releases import MODEL, TEMPLATE, VARIANTS, faults, make_release, seal, unchecked
 
 PHI_4 = (
     "{% for message in messages %}{% if (message['role'] == 'system') %}"
@@ -53,7 +53,7 @@ def test_foundry_local_finds_every_variant(place: str, tmp_path: Path) -> None:
     prepared = make_release(tmp_path / "prepared")
     destination = parse_destination(f"foundry:{tmp_path / 'cache' / place}")
     check_destination(destination, MODEL)
-    publish(prepared, destination, seal=seal)
+    publish(prepared, destination, check=unchecked, seal=seal)
     folder = tmp_path / "cache" / place
 
     assert {name: path.name for name, path in scan(tmp_path / "cache").items()} == {
@@ -124,6 +124,6 @@ def test_no_template(config: object, tmp_path: Path) -> None:
 def test_a_refused_template_leaves_nothing(tmp_path: Path) -> None:
     prepared = make_release(tmp_path / "prepared", template="{{ 'x' }}")
     with pytest.raises(errors.DestinationError):
-        publish(prepared, parse_destination(f"foundry:{tmp_path / 'at' / 'out'}"), seal=seal)
+        publish(prepared, parse_destination(f"foundry:{tmp_path / 'at' / 'out'}"), check=unchecked, seal=seal)
 
     assert list((tmp_path / "at").iterdir()) == []

@@ -16,7 +16,7 @@ from phiforge import errors
 from phiforge.hashing import hash_files
 from phiforge.release.destinations import check_destination, open_release, parse_destination, publish
 from phiforge.verbs.verify import verify
-from unit.release.destinations.releases import MODEL, VARIANTS, make_release, seal
+from unit.release.destinations.releases import MODEL, VARIANTS, make_release, seal, unchecked
 
 # The rules of the OCI image specification 1.1 (image-layout.md, image-index.md, manifest.md, descriptor.md).
 MEDIA_TYPE = {
@@ -89,7 +89,7 @@ def layout(prepared: Path, tmp_path: Path) -> Path:
 def put(prepared: Path, layout: Path, tag: str = "") -> Path:
     destination = parse_destination(f"oci:{layout}{tag}")
     check_destination(destination, MODEL)
-    publish(prepared, destination, seal=seal)
+    publish(prepared, destination, check=lambda: check_destination(destination, MODEL), seal=seal)
     return layout
 
 
@@ -177,6 +177,31 @@ def test_what_was_replaced_stays_for_its_readers_until_the_next_publication(layo
     (layout / "index.json").write_bytes(_index_of(layout, generations[1]))
     with open_release(layout) as folder:
         assert json.loads((folder / "release.json").read_bytes())["version"] == "3.0"
+
+
+STRANGE = ("mine.txt", "F" * 64, "f" * 63, "mine.partial", f"{'f' * 64}/mine.txt", "folder/mine.txt")
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_stranger_among_the_blobs_is_named_and_stays(name: str, layout: Path, tmp_path: Path) -> None:
+    path = layout / "blobs" / "sha256" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(errors.DestinationError) as caught:
+        put(make_release(tmp_path / "next", "3.0"), layout)
+    assert f"No release brought blobs/sha256/{name}" in caught.value.why
+    assert f"added: blobs/sha256/{name}" in refusal(layout)
+    for version in ("3.0", "4.0"):
+        destination = parse_destination(f"oci:{layout}")
+        publish(make_release(tmp_path / f"p-{version}", version), destination, check=unchecked, seal=seal)
+    assert path.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", [".partial", f".{'f' * 64}.partial", "f" * 64])
+def test_what_a_killed_publication_left_is_no_stranger(name: str, layout: Path, tmp_path: Path) -> None:
+    (layout / "blobs" / "sha256" / name).write_bytes(b"half")
+    put(make_release(tmp_path / "next", "3.0"), layout)
+    assert not (layout / "blobs" / "sha256" / name).exists()
 
 
 def _index_of(layout: Path, blobs: set[str]) -> bytes:

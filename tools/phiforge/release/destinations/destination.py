@@ -96,7 +96,7 @@ def check_name(destination: Destination) -> None:
 
 
 def check_destination(destination: Destination, model: str, *, dry_run: bool = False) -> tuple[ReleaseFacts, ...]:
-    """Check before any work that a release may go there: nothing is there, or a release of this model in this form.
+    """Check that a release may go there: nothing is there, or a release of this model in this form.
 
     Args:
         destination: The destination.
@@ -129,7 +129,7 @@ def check_destination(destination: Destination, model: str, *, dry_run: bool = F
         settle(path)
     _check_writable(path, dry_run=dry_run)
     if path.exists() and any(path.iterdir()):
-        return reread(path, lambda: _check_same(destination, path, model), copies=True)
+        return reread(path, lambda: _check_same(destination, path, model))
     return ()
 
 
@@ -138,7 +138,7 @@ def check_apart(destinations: Sequence[Destination], sources: Sequence[Path]) ->
 
     Args:
         destinations: All of one release. Two tags of one OCI layout are not in each other's way.
-        sources: The package and the previous release; the latter's folder itself may be replaced.
+        sources: The folders of the package and the previous release; the latter's itself may be replaced.
 
     Raises:
         DestinationError: One is.

@@ -96,21 +96,25 @@ def planned(folder: Path, destination: Destination) -> Published:
         folder: The folder in the layout of a repository.
         destination: The repository.
     """
-    return Published(location=str(destination), files=tuple(_listed(folder, {})))
+    return Published(location=str(destination), files=tuple(_listed(folder, {})), asked=False)
 
 
-def upload(folder: Path, destination: Destination, on_file: Callable[[str, int], None]) -> Published:
+def upload(
+    folder: Path, destination: Destination, check: Callable[[], object], on_file: Callable[[str, int], None]
+) -> Published:
     """Make the repository's branch hold exactly this folder, in one commit.
 
     Args:
         folder: The folder in the layout of a repository.
         destination: The repository.
+        check: Raises if what is there may not be replaced.
         on_file: Told of each file when it has been sent: (name, bytes).
 
     Raises:
         DestinationError: The Hub has no such repository, does not let it be written, or refuses the files.
         NetworkError: The Hub cannot be reached, or the connection broke and stayed broken.
         DependencyMissingError: huggingface_hub is not installed.
+        PhiforgeError: As `check` does; nothing was sent.
     """
     api = _api(destination)
     _check_token(destination)
@@ -118,6 +122,7 @@ def upload(folder: Path, destination: Destination, on_file: Callable[[str, int],
 
     with _told(destination):
         remote = _remote(api, destination)
+    check()  # after the commit is known: if it sees a later one, ours is refused
     files = _listed(folder, remote.files)
     additions = {
         file.name: CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=str(folder / file.name))

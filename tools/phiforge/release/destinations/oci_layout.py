@@ -16,6 +16,8 @@ from phiforge.release.destinations.existing import LAYOUT_FILE, ReleaseFacts, pa
 from phiforge.release.destinations.oci_reading import (
     BLOBS,
     INDEX_FILE,
+    PARTIAL,
+    is_ours,
     load_index,
     load_manifest,
     manifests_of,
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-_PARTIAL = ".partial"
 LATEST = "latest"
 
 
@@ -209,7 +210,7 @@ class _Hashing:
 
 def _write_layer(prepared: Path, part: _Part, blobs: Path, on_file: Callable[[str, int], None]) -> Descriptor:
     """Write a layer: a tar with names, sizes and content alone, so that equal files make equal layers."""
-    partial = blobs / _PARTIAL
+    partial = blobs / PARTIAL
     with partial.open("wb") as file:
         hashing = _Hashing(file)
         with tarfile.TarFile(
@@ -247,8 +248,6 @@ def _referenced(layout: Path, index: Index) -> set[str]:
 
 def _prune(layout: Path, kept: set[str]) -> None:
     """Remove other blobs than these: of a release that was replaced before the last one, or by a killed process."""
-    for path in (layout / BLOBS).iterdir():
-        if path.name not in kept:
+    for path in (*(layout / BLOBS).iterdir(), *layout.glob(f".*{PARTIAL}")):
+        if path.name not in kept and is_ours(layout, path) and not path.is_dir():
             path.unlink()
-    for path in layout.glob(f".*{_PARTIAL}"):
-        path.unlink()

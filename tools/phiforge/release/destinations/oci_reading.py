@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tarfile
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,7 +35,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 INDEX_FILE = "index.json"
 BLOBS = "blobs/sha256"
+PARTIAL = ".partial"
 _NAMED = 8
+_TOP = f"(?:{re.escape(INDEX_FILE)}|{re.escape(LAYOUT_FILE)})"
+_PART = re.escape(PARTIAL)
+_OURS = re.compile(rf"{_TOP}|\.{_TOP}{_PART}|{BLOBS}/(?:[0-9a-f]{{64}}|(?:\.[0-9a-f]{{64}})?{_PART})")
 
 
 def load_index(layout: Path) -> Index:
@@ -100,10 +105,14 @@ def releases_in(layout: Path) -> tuple[ReleaseFacts, ...]:
 
 
 def strangers_in(layout: Path) -> list[str]:
-    """Names of files beside the index and the blobs, which no publication makes."""
-    names = [path.relative_to(layout).as_posix() for path in layout.rglob("*") if path.is_symlink() or path.is_file()]
-    ours = (INDEX_FILE, LAYOUT_FILE, f".{INDEX_FILE}.partial", f".{LAYOUT_FILE}.partial")
-    return sorted(name for name in names if name not in ours and not name.startswith(f"{BLOBS}/"))
+    """Names of files that no publication makes: links, and whatever is called neither a blob nor half of one."""
+    files = (path for path in layout.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(layout).as_posix() for path in files if not is_ours(layout, path))
+
+
+def is_ours(layout: Path, path: Path) -> bool:
+    """Whether a file in a layout is called as a publication calls its own, and no link; it may be gone by now."""
+    return _OURS.fullmatch(path.relative_to(layout).as_posix()) is not None and not path.is_symlink()
 
 
 def is_bare_layout(folder: Path) -> bool:
@@ -136,7 +145,7 @@ def check_layout(layout: Path) -> list[tuple[ManifestDescriptor, ImageManifest]]
                 faults += _blob_faults(layout, blob, entry.tag)
     for path in sorted(layout.rglob("*")):
         name = path.relative_to(layout).as_posix()
-        if name not in known and (path.is_symlink() or not path.is_dir()) and not _is_left_over(path):
+        if name not in known and (path.is_symlink() or not path.is_dir()) and not _is_left_over(layout, path):
             faults.append(f"added: {name}")
     if faults:
         raise _tampered(layout, faults)
@@ -191,15 +200,14 @@ def _blob_faults(layout: Path, blob: Descriptor, tag: str) -> list[str]:
     return [] if whole else [f"changed: {what}"]
 
 
-def _is_left_over(path: Path) -> bool:
+def _is_left_over(layout: Path, path: Path) -> bool:
     """Whether a file is what a publication leaves: half a file, a blob that no tag leads to, or none any more."""
-    if path.is_symlink():
+    if not is_ours(layout, path):
         return False
     try:
-        named = path.parent.as_posix().endswith(BLOBS) and hash_file(path) == path.name
+        return path.name.endswith(PARTIAL) or hash_file(path) == path.name
     except FileNotFoundError:
         return True
-    return named or path.name.endswith(".partial")
 
 
 def _load(layout: Path, name: str, model: type[_Model], entry: Descriptor | None = None) -> _Model:

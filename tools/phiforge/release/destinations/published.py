@@ -35,10 +35,17 @@ class PublishedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Where a release is, and the files that make it, sorted by name."""
+    """Where a release is.
+
+    Attributes:
+        location: The destination, as it is written on the command line, with what the publication added to it.
+        files: The files that make the release, sorted by name.
+        asked: Whether the destination was asked what is there; a dry run does not ask the Hub.
+    """
 
     location: str
     files: tuple[PublishedFile, ...]
+    asked: bool = True
 
 
 def compare_files(folder: Path, before: Mapping[str, str]) -> tuple[PublishedFile, ...]:

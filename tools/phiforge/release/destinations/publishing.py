@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phiforge.hashing import hash_file
+from phiforge.hashing import hash_file, hash_files
 from phiforge.release.destinations.destination import resolved
 from phiforge.release.destinations.disk import NEW, copy_tree, publishing, put_in_place, sync_folders
 from phiforge.release.destinations.existing import SEALS, release_facts, sealed_files
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from phiforge.release.destinations.destination import Destination
 
+    Check = Callable[[], object]
     OnFile = Callable[[str, int], None]
     Seal = Callable[[Path], None]
     Fill = Callable[[Path, Path, OnFile], None]
@@ -29,6 +30,7 @@ def publish(
     prepared: Path,
     destination: Destination,
     *,
+    check: Check,
     seal: Seal,
     dry_run: bool = False,
     on_file: OnFile = lambda name, size: None,
@@ -36,11 +38,13 @@ def publish(
     """Publish a prepared release folder, whole or not at all.
 
     A process that is killed leaves the release that was there before, or the new one; the same call again finishes the
-    work and removes what was left beside the destination. `check_destination` comes before this.
+    work and removes what was left beside the destination.
 
     Args:
         prepared: A complete, sealed release folder; it is only read.
         destination: Where it goes.
+        check: Raises if what is there may not be replaced. It is called while no other publication can come between,
+            last before anything there changes.
         seal: Writes SHA256SUMS and the signature of a folder that has files of its own for this destination.
         dry_run: Whether only to say what would be done; needs no network.
         on_file: Told of each file that is written or sent: (name, bytes).
@@ -51,36 +55,42 @@ def publish(
         DiskFullError: The disk filled up.
         DestinationError: The destination is no release of the same model, or the form cannot hold this release.
         NetworkError: The Hub cannot be reached, or the connection broke; nothing of it was published.
+        PhiforgeError: As `check` does; what is there is as it was.
     """
     if destination.form == "hub":
-        return _publish_upload(prepared, destination, seal=seal, dry_run=dry_run, on_file=on_file)
+        return _publish_upload(prepared, destination, check, seal, dry_run=dry_run, on_file=on_file)
     if destination.form == "oci":
-        return _publish_oci(prepared, destination, dry_run=dry_run, on_file=on_file)
-    return _publish_folder(prepared, destination, _FILL[destination.form], seal=seal, dry_run=dry_run, on_file=on_file)
+        return _publish_oci(prepared, destination, check, dry_run=dry_run, on_file=on_file)
+    return _publish_folder(prepared, destination, check, seal, dry_run=dry_run, on_file=on_file)
 
 
 def _publish_folder(
-    prepared: Path, destination: Destination, fill: Fill | None, *, seal: Seal, dry_run: bool, on_file: OnFile
+    prepared: Path, destination: Destination, check: Check, seal: Seal, *, dry_run: bool, on_file: OnFile
 ) -> Published:
-    path = resolved(destination)
-    before = _listed(path)
+    path, fill = resolved(destination), _FILL[destination.form]
     if dry_run:
+        check()
         with tempfile.TemporaryDirectory(prefix=".phiforge-", dir=prepared.parent) as temporary:
             folder = _filled(prepared, Path(temporary) / NEW, fill, seal, lambda name, size: None)
-            return Published(location=str(destination), files=compare_files(folder, before))
+            return Published(location=str(destination), files=compare_files(folder, _listed(path)))
     with publishing(path) as work:
         folder = _filled(prepared, work / NEW, fill, seal, on_file)
-        files = compare_files(folder, before)
+        after = hash_files(folder)
+        check()
+        files = compare_listings(after, _listed(path), [folder])
         put_in_place(work, path)
     return Published(location=str(destination), files=files)
 
 
-def _publish_oci(prepared: Path, destination: Destination, *, dry_run: bool, on_file: OnFile) -> Published:
+def _publish_oci(
+    prepared: Path, destination: Destination, check: Check, *, dry_run: bool, on_file: OnFile
+) -> Published:
     """A new layout is made beside the destination; in one that is there, only its index is replaced."""
     path = resolved(destination)
     tag = destination.tag or default_tag(release_facts(prepared))
     location = f"oci:{destination.path}:{tag}"
     if dry_run:
+        check()
         with tempfile.TemporaryDirectory(prefix=".phiforge-", dir=prepared.parent) as temporary:
             folder, before = Path(temporary) / NEW, layout_files(path)
             if before:
@@ -89,25 +99,27 @@ def _publish_oci(prepared: Path, destination: Destination, *, dry_run: bool, on_
             files = compare_listings(layout_files(folder), before, [folder, path])
             return Published(location=location, files=files)
     with publishing(path) as work:
+        check()
         before = layout_files(path)
         if before:
             publish_layout(prepared, path, tag, on_file)
         else:
             publish_layout(prepared, work / NEW, tag, on_file)
+            check()
             put_in_place(work, path)
         files = compare_listings(layout_files(path), before, [path])
     return Published(location=location, files=files)
 
 
 def _publish_upload(
-    prepared: Path, destination: Destination, *, seal: Seal, dry_run: bool, on_file: OnFile
+    prepared: Path, destination: Destination, check: Check, seal: Seal, *, dry_run: bool, on_file: OnFile
 ) -> Published:
     """Make the repository's folder beside the prepared one, then send it in one commit."""
     from phiforge.release.destinations.hub import planned, upload
 
     with tempfile.TemporaryDirectory(prefix=".phiforge-", dir=prepared.parent) as temporary:
         folder = _filled(prepared, Path(temporary) / NEW, fill_repository, seal, lambda name, size: None)
-        return planned(folder, destination) if dry_run else upload(folder, destination, on_file)
+        return planned(folder, destination) if dry_run else upload(folder, destination, check, on_file)
 
 
 def _filled(prepared: Path, folder: Path, fill: Fill | None, seal: Seal, on_file: OnFile) -> Path:

@@ -30,11 +30,12 @@ def reread(folder: Path, read: Callable[[], _Read], *, copies: bool = False) -> 
     Args:
         folder: Where the release, its layout or its package lies.
         read: Reads it; called once if nobody publishes.
-        copies: Whether what was read without an error is of one release in any case. So it is of an OCI layout, whose
-            blobs go by their hashes.
+        copies: Whether what was read without an error counts although another release took its place meanwhile. That
+            of an OCI layout always does: its blobs go by their hashes, and those that were replaced stay until the
+            next publication.
 
     Returns:
-        What `read` did of one release, the one before or the one after.
+        What `read` did of one release, the one before or the one after; with `copies` this is for `read` to see to.
 
     Raises:
         PackageTamperedError: A file cannot be read, and nobody published.
