@@ -18,8 +18,8 @@ from phiforge.roofline import (
     hold,
     largest_context,
     memory_need,
+    predicted_lengths,
     predicted_rows,
-    prompt_lengths,
     prompt_ms,
     timed_runs,
     token_ms,
@@ -237,5 +237,5 @@ def test_memory_is_weights_and_cache_and_workspace() -> None:
 
 
 def test_prompts_double_up_to_the_longest_that_the_context_holds() -> None:
-    assert prompt_lengths(1024, 64, (16, 128, 5000)) == (16, 64, 128, 256, 512, 959)
-    assert prompt_lengths(64, 64) == ()
+    assert predicted_lengths(1024, 64, (16, 128, 5000)) == (16, 64, 128, 256, 512, 959)
+    assert predicted_lengths(64, 64) == ()

@@ -109,6 +109,11 @@ class Rule:
         return self.needs == "latency"
 
 
+def kl_mean_sampling(drift: Drift) -> Sampling:
+    """Of the mean KL divergence."""
+    return _mean_sampling(drift.kl_nats, drift.blocks)
+
+
 def _mean_sampling(estimate: Estimate, blocks: int, change: Callable[[float], float] = float) -> Sampling:
     """Of a mean over blocks of text, or of a rising function of one."""
 
@@ -118,7 +123,7 @@ def _mean_sampling(estimate: Estimate, blocks: int, change: Callable[[float], fl
     return _block_sampling(blocks, at)
 
 
-def _share_sampling(drift: Drift) -> Sampling:
+def top1_sampling(drift: Drift) -> Sampling:
     """Of the top-1 agreement, a share of the positions."""
     estimate, blocks = drift.top1_agreement_fraction, drift.blocks
 
@@ -136,8 +141,12 @@ def _with_blocks(estimate: Estimate, blocks: int, count: int) -> Estimate:
 
 
 def _block_sampling(blocks: int, at: Callable[[int], Interval]) -> Sampling:
-    interval = at(blocks) if blocks >= FEWEST_GROUPS else UNKNOWN
-    return Sampling(interval=interval, count=blocks, fewest=FEWEST_GROUPS, at=at)
+    return Sampling(interval=_of_enough(blocks, at), count=blocks, fewest=FEWEST_GROUPS, at=at)
+
+
+def _of_enough(blocks: int, at: Callable[[int], Interval]) -> Interval:
+    """What these blocks give, if they are enough to decide by."""
+    return at(blocks) if blocks >= FEWEST_GROUPS else UNKNOWN
 
 
 def _rooted_sampling(value: float, interval: Interval, *, count: int, fewest: int) -> Sampling:
@@ -170,12 +179,14 @@ def _drift(read: Callable[[Drift], float], sampling: Callable[[Drift], Sampling 
     return reader
 
 
-def _p99_sampling(drift: Drift) -> Sampling | None:
-    if drift.kl_p99_interval_nats is None:
+def kl_p99_sampling(drift: Drift) -> Sampling | None:
+    """Of the 99th percentile of the KL divergence; None where the evidence does not say how sure it is."""
+    interval = drift.kl_p99_interval_nats
+    if interval is None:
         return None
     return _rooted_sampling(
         drift.kl_percentiles_nats.p99,
-        drift.kl_p99_interval_nats if drift.blocks >= FEWEST_GROUPS else UNKNOWN,
+        _of_enough(drift.blocks, lambda _: interval),
         count=drift.blocks,
         fewest=max(FEWEST_GROUPS, _p99_blocks(drift)),
     )
@@ -183,10 +194,8 @@ def _p99_sampling(drift: Drift) -> Sampling | None:
 
 def _p99_blocks(drift: Drift) -> int:
     """How many blocks, more than there are, a bound of a p99 needs if the positions of a block are independent."""
-    each = drift.positions / max(drift.blocks, 1)
-    return (
-        samples_needed(drift.blocks, lambda count: count > drift.blocks and _counting(count, each) >= _P99_VALUES) or 0
-    )
+    each, blocks = drift.positions / max(drift.blocks, 1), drift.blocks
+    return samples_needed(blocks, lambda count: count > blocks and _counting(count, each) >= _P99_VALUES) or 0
 
 
 def _counting(blocks: int, each: float) -> float:
@@ -286,8 +295,7 @@ def _repeats(value: float, values: Sequence[float]) -> Sampling | None:
     """Of the median of some repeats; None where single repeats are not in the evidence."""
     if not values:
         return None
-    interval = interval_of_median(values)
-    return _rooted_sampling(value, interval, count=len(values), fewest=_MEDIAN_VALUES)
+    return _rooted_sampling(value, interval_of_median(values), count=len(values), fewest=_MEDIAN_VALUES)
 
 
 def _first_token(row: LatencyRow) -> Sampling | None:
@@ -325,17 +333,17 @@ RULES: dict[str, Rule] = {
         "Mean KL divergence",
         "nats",
         "drift",
-        _drift(lambda d: d.kl_nats.mean, lambda d: _mean_sampling(d.kl_nats, d.blocks)),
+        _drift(lambda d: d.kl_nats.mean, kl_mean_sampling),
         _BLOCKS,
     ),
     "kl_p99_nats_max": Rule(
-        "KL divergence at p99", "nats", "drift", _drift(lambda d: d.kl_percentiles_nats.p99, _p99_sampling), _BLOCKS
+        "KL divergence at p99", "nats", "drift", _drift(lambda d: d.kl_percentiles_nats.p99, kl_p99_sampling), _BLOCKS
     ),
     "top1_agreement_fraction_min": Rule(
         "Top-1 agreement",
         "fraction",
         "drift",
-        _drift(lambda d: d.top1_agreement_fraction.mean, _share_sampling),
+        _drift(lambda d: d.top1_agreement_fraction.mean, top1_sampling),
         _BLOCKS,
     ),
     "perplexity_ratio_max": Rule(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TypeVar
 
-from phiforge.gate import Outcome
+from phiforge.gate import badness, severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from phiforge.gate import Finding
 
 _Item = TypeVar("_Item")
-_SEVERITY = (Outcome.FAIL, Outcome.UNVERIFIED, Outcome.PASS)
 
 # The budget that limits each number; its name ends with the way that is better: `_max`, or `_min`.
 BUDGETS = {
@@ -47,18 +46,12 @@ def deciding(
         tell: Returns the kind and the number of an item.
         findings: Of the gate; of several about this number the worst outcome counts, then the worst number.
     """
-    own = [finding for finding in findings if finding.budget == BUDGETS[metric]]
-    for finding in sorted(own, key=lambda item: (_SEVERITY.index(item.outcome), -badness(metric, item.value))):
+    budget = BUDGETS[metric]
+    own = [finding for finding in findings if finding.budget == budget]
+    for finding in sorted(own, key=lambda item: (severity(item.outcome), badness(budget, item.value)), reverse=True):
         for item in items:
             kind, value = tell(item)
             # A finding holds only a finite number.
             if kind is finding.kind and (value if math.isfinite(value) else None) == finding.value:
                 return item
-    return max(items, key=lambda item: badness(metric, tell(item)[1]))
-
-
-def badness(metric: str, value: float | None) -> float:
-    """Return how bad a number is, comparable within one metric; none, and what is no number, is worst."""
-    if value is None or math.isnan(value):
-        return math.inf
-    return -value if BUDGETS[metric].endswith("_min") else value
+    return max(items, key=lambda item: badness(budget, tell(item)[1]))

@@ -15,7 +15,7 @@ from phiforge import errors
 from phiforge.budget_rules import RULES, Reading, Rule
 from phiforge.evidence import AnyEvidence, Kind, Probe, Probes
 from phiforge.intervals import CONFIDENCE, samples_needed
-from phiforge.quantities import Unit, apart, number, quantity
+from phiforge.quantities import Unit, apart, number, quantity, rounded_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 __all__ = [
     "RULES",
     "Finding",
+    "Lack",
     "Outcome",
     "Unit",
     "Verdict",
+    "badness",
     "exit_code",
     "judge",
     "number",
     "quantity",
+    "severity",
 ]
 
 
@@ -50,12 +53,21 @@ class Outcome(StrEnum):
     UNVERIFIED = "unverified"
 
 
+class Lack(StrEnum):
+    """Why a budget is unverified although there is a number for it."""
+
+    KIND = "kind"
+    PROMPT_LENGTHS = "prompt-lengths"
+    SAMPLES = "samples"
+
+
 class Finding(BaseModel):
     """One check: a budget by its name in `Budgets`, or a blocking probe as `probe:<name>`.
 
     A budget has one finding for each kind of evidence it is judged on, so that none mixes kinds. A probe's limit is 1
     and its value 1 if it passed, 0 if not. The value is None where there is no finite number. The bound is the end of
     the confidence interval that the limit was held against; None where the number is no estimate or has no such end.
+    What is lacking is told of an unverified budget with a number: an accepted kind, a prompt length, else samples.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +79,7 @@ class Finding(BaseModel):
     kind: Kind | None
     outcome: Outcome
     reason: str
+    lacking: Lack | None = None
 
 
 class Verdict(BaseModel):
@@ -126,12 +139,12 @@ def judge(
     if not findings:
         findings.append(_missing("budgets", "The profile sets no budget, so nothing was judged."))
     findings.extend(_judge_probes(accepts, evidence))
-    return Verdict(outcome=max((finding.outcome for finding in findings), key=_severity), findings=tuple(findings))
+    return Verdict(outcome=max((finding.outcome for finding in findings), key=severity), findings=tuple(findings))
 
 
 def exit_code(*verdicts: Verdict) -> int:
     """The process exit code of the worst of some verdicts: 0 pass, 4 unverified, 3 fail."""
-    worst = max((verdict.outcome for verdict in verdicts), key=_severity)
+    worst = max((verdict.outcome for verdict in verdicts), key=severity)
     return {Outcome.PASS: 0, Outcome.FAIL: 3, Outcome.UNVERIFIED: 4}[worst]
 
 
@@ -169,7 +182,7 @@ def _judge_budget(
     for reading in accepted or readings:
         of_kind.setdefault(reading.kind, []).append(_judge_reading(name, rule, limit, kinds, reading))
     worst = [
-        max(findings, key=lambda finding: (_severity(finding.outcome), _badness(finding)))
+        max(findings, key=lambda finding: (severity(finding.outcome), badness(finding.budget, finding.value)))
         for findings in of_kind.values()
     ]
     return [_at_every_prompt(finding, accepted, lengths) for finding in worst] if rule.by_prompt else worst
@@ -178,10 +191,10 @@ def _judge_budget(
 def _at_every_prompt(finding: Finding, readings: Sequence[Reading], lengths: PromptLengths | None) -> Finding:
     """The finding, unverified if it would pass and the readings do not cover every prompt length."""
     doubt = _prompt_doubt(readings, lengths)
-    if finding.outcome is not Outcome.PASS or not doubt:
+    if not doubt or not (finding.outcome is Outcome.PASS or finding.lacking is Lack.SAMPLES):
         return finding
-    reason = f"{finding.reason.removesuffix('.')}, but {doubt}."
-    return finding.model_copy(update={"outcome": Outcome.UNVERIFIED, "reason": reason})
+    reason = f"{finding.reason.removesuffix('.')}{', but' if finding.lacking is None else ', and'} {doubt}."
+    return finding.model_copy(update={"outcome": Outcome.UNVERIFIED, "reason": reason, "lacking": Lack.PROMPT_LENGTHS})
 
 
 def _prompt_doubt(readings: Sequence[Reading], lengths: PromptLengths | None) -> str:
@@ -202,13 +215,13 @@ def _prompt_doubt(readings: Sequence[Reading], lengths: PromptLengths | None) ->
 
 
 def _judge_reading(name: str, rule: Rule, limit: float, kinds: tuple[Kind, ...], reading: Reading) -> Finding:
-    value, bound = reading.value, None
+    value, bound, lacking = reading.value, None, None
     finite = value if value is not None and math.isfinite(value) else None
     # A number that was not measured says so wherever it is told.
     where = reading.where if reading.kind in (None, Kind.MEASURED) else f"{reading.where} ({reading.kind})"
     if reading.kind is not None and reading.kind not in kinds:
         shown = "" if finite is None else f" of {quantity(finite, rule.unit)}{reading.where}"
-        outcome = Outcome.UNVERIFIED
+        outcome, lacking = Outcome.UNVERIFIED, None if finite is None else Lack.KIND
         reason = f"{rule.title}{shown} is {reading.kind}; this budget accepts only {_either(kinds)}."
     elif value is None:
         outcome, reason = Outcome.UNVERIFIED, f"{rule.title} is not known: {reading.absent}."
@@ -217,8 +230,16 @@ def _judge_reading(name: str, rule: Rule, limit: float, kinds: tuple[Kind, ...],
     else:
         sampled = bool(rule.samples) and not reading.once
         outcome, bound, reason = _compare(name, rule, limit, finite, where, reading.sampling, sampled=sampled)
+        lacking = Lack.SAMPLES if outcome is Outcome.UNVERIFIED else None
     return Finding(
-        budget=name, limit=limit, value=finite, bound=bound, kind=reading.kind, outcome=outcome, reason=reason
+        budget=name,
+        limit=limit,
+        value=finite,
+        bound=bound,
+        kind=reading.kind,
+        outcome=outcome,
+        reason=reason,
+        lacking=lacking,
     )
 
 
@@ -274,19 +295,13 @@ def _doubt(
     remedy = (
         "no number of them would do, so near the limit it is"
         if needed_count is None
-        else f"about {_rounded_up(needed_count):,} would do if they are like these"
+        else f"about {rounded_up(needed_count):,} would do if they are like these"
     )
     side = "at least" if is_minimum else "at most"
     return (
         f"with {_CONFIDENCE} confidence only {side} {apart(bound, limit, rule.unit)[0]} "
         f"({sampling.count:,} {rule.samples}; {remedy})"
     )
-
-
-def _rounded_up(count: int) -> int:
-    """A count to two digits, upwards: more would claim to know the samples that are still to come."""
-    step = int(10 ** max(0, len(str(count)) - 2))
-    return -(-count // step) * step
 
 
 def _judge_probes(accepts: Sequence[Kind], evidence: Sequence[AnyEvidence]) -> list[Finding]:
@@ -337,12 +352,13 @@ def _either(kinds: Sequence[Kind]) -> str:
     return " or ".join(kinds) if kinds else "nothing"
 
 
-def _severity(outcome: Outcome) -> int:
+def severity(outcome: Outcome) -> int:
+    """How much an outcome weighs: of several, the one that weighs most decides."""
     return (Outcome.PASS, Outcome.UNVERIFIED, Outcome.FAIL).index(outcome)
 
 
-def _badness(finding: Finding) -> float:
-    """How far the value is on the wrong side; comparable within one budget. No value is worst."""
-    if finding.value is None:
+def badness(budget: str, value: float | None) -> float:
+    """How bad a value is, comparable within one budget; none, and what is no number, is worst."""
+    if value is None or math.isnan(value):
         return math.inf
-    return -finding.value if finding.budget.endswith("_min") else finding.value
+    return -value if budget.endswith("_min") else value

@@ -47,5 +47,11 @@ def apart(value: float, limit: float, unit: Unit) -> tuple[str, str]:
     return repr(value), repr(limit)
 
 
+def rounded_up(count: int) -> int:
+    """A count to two digits, upwards: more would claim to know the samples that are still to come."""
+    step = int(10 ** max(0, len(str(count)) - 2))
+    return -(-count // step) * step
+
+
 def _trim(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -79,3 +79,11 @@ def test_a_folder_without_permission_is_refused_and_none_is_touched(
     monkeypatch.setattr(os, "access", lambda *arguments: False)
     with pytest.raises(errors.OutputUnwritableError, match="cannot be written"):
         check_destination(parse_destination(str(tmp_path / "out")), "nano", dry_run=True)
+
+
+def test_of_the_hub_it_says_that_nothing_was_asked(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "new")
+    told = release(package, "--to", "hf://someone/nano", "--to", f"hf:{tmp_path / 'out'}", "--dry-run", "-q")
+    lines = told.splitlines()
+    (number,) = (number for number, line in enumerate(lines) if line.startswith("What is there was not asked: "))
+    assert lines[number - 1].endswith(", hf://someone/nano")

@@ -14,7 +14,8 @@ from phiforge.gate import Finding, Outcome
 from phiforge.intervals import interval_of_mean, student_t
 from phiforge.release.differences import paired_mean
 from phiforge.release.numbers import read_numbers
-from phiforge.release.regressions import GUARDS, TIMES, Standing, find_regressions
+from phiforge.release.regressions import GUARDS, TIMES, find_regressions
+from phiforge.release.standings import Standing
 from phiforge.target import Regression
 from phiforge.validation.statistics import block_means, clustered_mean
 from unit.release.packages import CPU, MACHINE, NPU, Made, comparison, evidence, profile
@@ -110,7 +111,38 @@ def test_too_few_blocks_tell_nothing_but_that_nothing_changed() -> None:
     found = judged(few, standing(blocks=(0.9, 1.1) * 2))
     assert found["kl_mean_nats"].outcome is Outcome.UNVERIFIED
     assert "(? to ? %, paired over 4 blocks of text)" in found["kl_mean_nats"].reason
+    assert found["kl_mean_nats"].reason.endswith("told: these are too few blocks of text: 9 are the fewest.")
+    (one, other) = (standing(sha256, blocks=(1.0,), kl=kl) for sha256, kl in ((NEW, 0.0101), (OLD, 0.01)))
+    assert judged(one, other)["kl_mean_nats"].reason.endswith("these are too few blocks of text: 9 are the fewest.")
     assert outcomes(standing(NEW, blocks=(1.0,)), standing(blocks=(1.0,)))["kl_mean_nats"] == "pass"
+
+
+def test_differences_that_are_all_alike_do_not_tell_their_error() -> None:
+    found = judged(standing(NEW, blocks=(1.0,) * 20, kl=0.0101), standing(blocks=(1.0,) * 20))["kl_mean_nats"]
+    assert found.outcome is Outcome.UNVERIFIED
+    assert found.reason.endswith("it cannot be told: the differences are all alike, so their error is not known.")
+
+
+def test_an_end_of_the_interval_that_is_not_known_is_no_matter_of_the_limit() -> None:
+    """Of the p99 of few positions there is no high end."""
+    new = standing(NEW, p99=0.101)
+    few = tuple(replace(item, number=item.number.model_copy(update={"high": None})) for item in new.readings)
+    found = judged(replace(new, readings=few), standing())["kl_p99_nats"]
+    assert found.outcome is Outcome.UNVERIFIED
+    assert " to ? %, 100 blocks of text)" in found.reason
+    assert found.reason.endswith("the evidence of one side does not say how sure it is, or has too few blocks of text.")
+
+
+@pytest.mark.parametrize(("blocks", "outcome"), [(8, "unverified"), (9, "pass")])
+def test_fewer_than_nine_blocks_decide_nothing_of_the_p99_either(blocks: int, outcome: str) -> None:
+    def of(sha256: str, p99: float) -> Standing:
+        records = evidence(Made(p99=p99), sha256, profile(CPU, "cpu"))
+        records["drift.json"] = records["drift.json"].model_copy(update={"blocks": blocks})
+        return replace(standing(sha256), readings=read_numbers(1000, list(records.values())))
+
+    assert outcomes(of(NEW, 0.101), of(OLD, 0.1))["kl_p99_nats"] == outcome
+    (number,) = [item.number for item in of(NEW, 0.1).readings if item.number.metric == "kl_p99_nats"]
+    assert (number.high is None) == (blocks < 9)
 
 
 def test_evidence_without_blocks_and_the_same_numbers_is_unchanged() -> None:
@@ -199,6 +231,64 @@ def test_other_texts_cannot_be_compared() -> None:
     found = judged(standing(NEW, dataset="9" * 64), standing())
     assert found["kl_mean_nats"].outcome is Outcome.UNVERIFIED
     assert found["kl_mean_nats"].reason.endswith("it was measured on other texts or over another top-k.")
+
+
+def test_texts_that_this_release_lacks_leave_it_unverified() -> None:
+    old, more = standing(), standing(dataset="9" * 64)
+    both = replace(old, readings=(*old.readings, *more.readings))
+    metrics = {"kl_mean_nats", "kl_p99_nats", "top1_agreement_fraction"}
+    found = judged(standing(NEW), both)
+    assert {name for name, item in found.items() if item.outcome is not Outcome.PASS} == metrics
+    assert found["kl_mean_nats"].reason.endswith("on other texts or over another top-k than 1 of the 2 numbers before.")
+    assert judged(standing(NEW, kl=0.03), both)["kl_mean_nats"].outcome is Outcome.FAIL
+    # More than before is no fault.
+    assert set(outcomes(replace(both, variant_sha256=NEW), old).values()) == {"pass"}
+
+
+def with_length(side: Standing, tokens: str) -> Standing:
+    """The same with each time once more, at another prompt length."""
+    more = [
+        replace(item, number=item.number.model_copy(update={"where": f" at a prompt of {tokens} tokens"}))
+        for item in side.readings
+        if item.number.where
+    ]
+    return replace(side, readings=(*side.readings, *more))
+
+
+def test_prompt_lengths_that_this_release_lacks_leave_it_unverified() -> None:
+    found = judged(standing(NEW), with_length(standing(), "1,024"))
+    assert {name for name, item in found.items() if item.outcome is not Outcome.PASS} == set(TIMES)
+    assert "at a prompt of 1,024 tokens cannot be compared" in found["ttft_ms"].reason
+    assert found["ttft_ms"].reason.endswith("it was not measured.")
+    slow = judged(standing(NEW, ttft_ms=20.0), with_length(standing(), "1,024"))["ttft_ms"]
+    assert (slow.outcome, slow.value) == (Outcome.FAIL, 2.0)
+    # Elsewhere is not there.
+    other = with_length(standing(NEW, machine=MACHINE.model_copy(update={"processor": "another"})), "1,024")
+    apart = tuple(item for item in other.readings if "1,024" in item.number.where)
+    new = standing(NEW)
+    held = judged(replace(new, readings=(*new.readings, *apart)), with_length(standing(), "1,024"))["ttft_ms"]
+    assert held.reason.endswith("it was not measured on the machine that measured the previous release.")
+    # Both in turn decides without.
+    told = outcomes(standing(NEW), with_length(standing(), "1,024"), comparison(NEW, OLD, 1.0))
+    assert {told[name] for name in TIMES} == {"pass"}
+
+
+def test_of_several_machines_that_measured_the_previous_release_one_is_enough() -> None:
+    old, other = standing(), standing(machine=MACHINE.model_copy(update={"processor": "another"}))
+    assert set(outcomes(standing(NEW), replace(old, readings=(*old.readings, *other.readings))).values()) == {"pass"}
+
+
+def test_every_finding_about_time_has_the_limit_in_one_unit() -> None:
+    other = MACHINE.model_copy(update={"processor": "another"})
+    few: dict[str, Any] = {"repeats": (1.0, 1.0)}
+    cases = [
+        judged(standing(NEW), standing()),
+        judged(standing(NEW, machine=other), standing()),
+        judged(standing(NEW, **few), standing()),
+        judged(standing(), standing(machine=other)),
+        judged(standing(NEW), standing(), comparison(NEW, OLD, 1.0)),
+    ]
+    assert {found[name].limit for found in cases for name in TIMES} == {1.1}
 
 
 def test_evidence_that_is_gone_is_unverified() -> None:

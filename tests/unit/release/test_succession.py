@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from phiforge import errors
 from phiforge.hashing import hash_files
 from phiforge.release.signing import Signer
 from phiforge.verbs import release as release_verb
-from phiforge.verbs.release import ReleaseOptions, release
+from phiforge.verbs.release import ReleaseOptions, ReleasePlan, release
 from unit.release.conftest import KeyPair
 from unit.release.packages import Made, make_package
 
@@ -30,10 +31,16 @@ def make_pieces() -> Any:
     return ChatPieces(system="s", user="u", assistant="a", prompt="p")
 
 
-def released(package: Path, place: str, keys: KeyPair | None, **options: Any) -> None:
+def released(
+    package: Path,
+    place: str,
+    keys: KeyPair | None,
+    meanwhile: Callable[[ReleasePlan], None] = lambda plan: None,
+    **options: Any,
+) -> None:
     signer = Signer(form="key", key=keys.private) if keys else Signer(form="none")
     given = {"first": "against" not in options, **options}
-    release(package, ReleaseOptions(destinations=(place,), signer=signer, **given))
+    release(package, ReleaseOptions(destinations=(place,), signer=signer, **given), on_plan=meanwhile)
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -89,3 +96,58 @@ def test_a_signed_release_takes_an_unsigned_one_s_place(tmp_path: Path, keys: Ke
     released(package, place, None)
     released(package, place, keys)
     assert (tmp_path / "out" / "signature.json").is_file()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("a signed release", "with other files, and nothing would be held against it"),
+        ("a note", "what is there is no release"),
+        ("a signed release and a note", "notes.txt"),
+    ],
+)
+def test_what_came_there_while_the_release_was_made_is_not_replaced(
+    tmp_path: Path, keys: KeyPair, what: str, why: str, form: str, dry_run: bool
+) -> None:
+    old, new = make_package(tmp_path / "old"), make_package(tmp_path / "new", Made(weights=b"other"))
+    place, out = f"{form}:{tmp_path / 'out'}", tmp_path / "out"
+    there: dict[str, str] = {}
+
+    def come(plan: ReleasePlan) -> None:
+        if "release" in what:
+            released(old, place, keys, version="1.0")
+        if "note" in what:
+            out.mkdir(exist_ok=True)
+            (out / "notes.txt").write_text("mine", encoding="utf-8")
+        there.update(hash_files(out))
+
+    with pytest.raises((errors.DestinationError, errors.PreviousReleaseError)) as caught:
+        released(new, place, None, come, version="2.0", dry_run=dry_run)
+    assert why in caught.value.why
+    assert there
+    assert hash_files(out) == there
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_release_replaced_is_listed_as_it_was_then(tmp_path: Path, form: str) -> None:
+    package, place = make_package(tmp_path / "p"), f"{form}:{tmp_path / 'out'}"
+    options = ReleaseOptions(destinations=(place,), first=True)
+    found = release(package, options, on_plan=lambda plan: released(package, place, None))
+    assert {file.action for file in found.published[0].files} == {"keep"}
+
+
+def test_a_destination_inside_a_previous_layout_is_refused_however_that_is_written(
+    tmp_path: Path, keys: KeyPair
+) -> None:
+    package, layout = make_package(tmp_path / "p"), tmp_path / "layout"
+    released(package, f"oci:{layout}:1.0", keys)
+    before = hash_files(layout)
+    for against in (layout, Path(f"oci:{layout}"), Path(f"oci:{layout}:1.0")):
+        with pytest.raises(errors.DestinationError) as caught:
+            released(package, str(layout / "inside"), keys, against=against)
+        assert caught.value.why == f"It is inside of {layout}, which the release is made from."
+    assert hash_files(layout) == before
+    released(package, f"oci:{layout}:2.0", keys, against=Path(f"oci:{layout}:1.0"))

@@ -95,6 +95,7 @@ def evil(report: Report) -> Report:
             "metric",
             "shape",
             "taken_at",
+            "lacking",
         }
         return f"{value} {EVIL}" if isinstance(value, str) and key not in fixed else value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,12 +13,16 @@ from phiforge.packaging.layout import SUMS, VARYING_FOLDERS
 from phiforge.quantities import Unit, quantity
 from phiforge.release.layout import Entry, Previous
 from phiforge.release.prose import literal, table
+from phiforge.release.regressions import GUARDS, PREFIX, TIMES, changed
+from phiforge.release.standings import comparable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from phiforge.gate import Finding
-    from phiforge.release.layout import Number, ReleaseRecord
+    from phiforge.release.layout import ReleaseRecord
+    from phiforge.release.numbers import Reading
+    from phiforge.release.standings import Standing
 
 NOTHING = "—"
 
@@ -68,9 +73,9 @@ class Changes(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of two releases: the numbers of each profile, the package's sums, the tools of each variant."""
+    """One of two releases: where each profile stands, the package's sums, the tools of each variant."""
 
-    numbers: Mapping[str, Sequence[Number]]
+    standings: Mapping[str, Standing]
     sums: Mapping[str, str]
     toolchain: Mapping[str, Mapping[str, str]]
 
@@ -78,13 +83,13 @@ class Side:
 def find_differences(release: ReleaseRecord, new: Side, old: Side | None) -> Changes:
     """Return the difference of two releases; evidence and reports, which differ each time, are not listed as files."""
     numbers, files, tools = ((), (), ()) if old is None else _differences(release, new, old)
-    before = set(old.numbers) if old else set(new.numbers)
+    before = set(old.standings) if old else set(new.standings)
     return Changes(
         name=release.name,
         version=release.version,
         previous=release.previous,
-        profiles_added=tuple(sorted(set(new.numbers) - before)),
-        profiles_removed=tuple(sorted(before - set(new.numbers))),
+        profiles_added=tuple(sorted(set(new.standings) - before)),
+        profiles_removed=tuple(sorted(before - set(new.standings))),
         numbers=numbers,
         files=files,
         tools=tools,
@@ -96,42 +101,67 @@ def _differences(
 ) -> tuple[tuple[NumberChange, ...], tuple[FileChange, ...], tuple[ToolChange, ...]]:
     numbers = tuple(
         change
-        for profile in new.numbers
-        if profile in old.numbers
-        for change in _numbers(release, profile, new.numbers[profile], old.numbers[profile])
+        for profile in new.standings
+        if profile in old.standings
+        for change in _numbers(release, profile, new.standings[profile], old.standings[profile])
     )
     return numbers, _files(new.sums, old.sums), _tools(new.toolchain, old.toolchain)
 
 
-def _numbers(release: ReleaseRecord, profile: str, new: Sequence[Number], old: Sequence[Number]) -> list[NumberChange]:
+def _numbers(release: ReleaseRecord, profile: str, new: Standing, old: Standing) -> list[NumberChange]:
     checks = release.profiles[profile].checks
-    after, before = _by_key(new, checks), _by_key(old)
-    outcomes = {(item.budget, item.kind): item.outcome for item in checks}
     found = []
-    for key in dict.fromkeys([*after, *before]):
-        known = after.get(key) or before[key]
+    for key in dict.fromkeys(item.key for item in (*new.readings, *old.readings)):
+        after, before = _both(key, new, old, checks)
+        known = after or before
+        assert known is not None
+        number = known.number
+        check = _check(checks, number.metric, number.kind)
         found.append(
             NumberChange(
                 profile=profile,
-                metric=known.metric,
-                title=known.title,
-                unit=known.unit,
-                kind=known.kind,
-                where=known.where,
-                before=before[key].value if key in before else None,
-                after=after[key].value if key in after else None,
-                outcome=outcomes.get((f"regression:{known.metric}", known.kind)),
+                metric=number.metric,
+                title=number.title,
+                unit=number.unit,
+                kind=number.kind,
+                where=number.where,
+                before=before.number.value if before else None,
+                after=after.number.value if after else None,
+                outcome=check.outcome if check else None,
             )
         )
     return found
 
 
-def _by_key(numbers: Sequence[Number], checks: Sequence[Finding] = ()) -> dict[tuple[str, str, str], Number]:
-    """Of each number, kind and place the one that the gate decided by, else the worst."""
-    found: dict[tuple[str, str, str], list[Number]] = {}
-    for item in numbers:
-        found.setdefault((item.metric, item.kind or "", item.where), []).append(item)
-    return {key: deciding(key[0], items, lambda item: (item.kind, item.value), checks) for key, items in found.items()}
+def _both(
+    key: tuple[str, str, str], new: Standing, old: Standing, checks: Sequence[Finding]
+) -> tuple[Reading | None, Reading | None]:
+    """The two that the check held against each other; where it held none, of each side what decided, else the worst."""
+    after, before = ([item for item in side.readings if item.key == key] for side in (new, old))
+    kind = (after or before)[0].number.kind
+    pairs = [pair for pair in comparable(new, old, key[0], kind) if pair[0].key == key]
+    if pairs and (key[0] in GUARDS or key[0] in TIMES):
+        return _decisive(pairs, key[0], _check(checks, key[0], kind))
+    if pairs:
+        return deciding(key[0], pairs, lambda pair: (kind, pair[0].number.value), checks)
+    return _counting(key[0], after, checks), _counting(key[0], before, ())
+
+
+def _decisive(pairs: Sequence[tuple[Reading, Reading]], metric: str, check: Finding | None) -> tuple[Reading, Reading]:
+    """The pair whose change the check tells, else the one that got worst."""
+    changes = [changed(metric, now, then) for now, then in pairs]
+    if check is not None and check.value in changes:
+        return pairs[changes.index(check.value)]
+    worst = [math.inf if math.isnan(change) else change for change in changes]
+    return pairs[worst.index(max(worst))]
+
+
+def _check(checks: Sequence[Finding], metric: str, kind: Kind | None) -> Finding | None:
+    return next((item for item in checks if (item.budget, item.kind) == (f"{PREFIX}{metric}", kind)), None)
+
+
+def _counting(metric: str, items: Sequence[Reading], checks: Sequence[Finding]) -> Reading | None:
+    return deciding(metric, items, lambda item: (item.number.kind, item.number.value), checks) if items else None
 
 
 def _files(new: Mapping[str, str], old: Mapping[str, str]) -> tuple[FileChange, ...]:

@@ -33,11 +33,13 @@ class Difference:
     Attributes:
         paired: Whether it is of the same blocks on both sides.
         count: How many samples each side has, the smaller one's.
+        alike: Whether it is the same in every block, other than 0, so that its error is not known.
         at: The interval that so many samples would give if they were like these; above 0 is worse.
     """
 
     paired: bool
     count: int
+    alike: bool = False
     at: Callable[[int], Interval]
 
     @property
@@ -61,7 +63,10 @@ def worsening(new: Reading, old: Reading, *, lower_is_worse: bool) -> Difference
         estimate = paired_mean(after.blocks, before.blocks, sizes)
         # Shares lie between 0 and 1, and have a bound even where no block differs.
         floor = sum(sizes) if new.number.unit == "fraction" else None
-        return Difference(paired=True, count=len(sizes), at=_paired(estimate, len(sizes), floor))
+        differences = {one - other for one, other in zip(after.blocks, before.blocks, strict=True)}
+        alike = floor is None and len(differences) == 1 and differences != {0.0}
+        at = _paired(estimate, len(sizes), floor, alike=alike)
+        return Difference(paired=True, count=len(sizes), alike=alike, at=at)
     return Difference(paired=False, count=count, at=_unpaired(after, before, count))
 
 
@@ -86,17 +91,16 @@ def paired_mean(after: Sequence[float], before: Sequence[float], sizes: Sequence
     return Estimate(mean=mean, standard_error=math.sqrt(blocks / (blocks - 1) * spread) / total)
 
 
-def _paired(estimate: Estimate, blocks: int, positions: int | None) -> Callable[[int], Interval]:
+def _paired(estimate: Estimate, blocks: int, positions: int | None, *, alike: bool) -> Callable[[int], Interval]:
     """Student's t over the blocks.
 
     Equal differences in all blocks do not tell their error, so there is no interval, unless every block is as before.
     Shares can be so while positions changed: their interval is never narrower than that of so many positions of which
     none changed, made fewer for few blocks.
     """
-    unsure = positions is None and estimate.standard_error == 0 and estimate.mean != 0
 
     def at(count: int) -> Interval:
-        if count < FEWEST_GROUPS or unsure:
+        if count < FEWEST_GROUPS or alike:
             return UNKNOWN
         error = estimate.standard_error * math.sqrt(blocks / count)
         found = interval_of_mean(Estimate(mean=estimate.mean, standard_error=error), count)

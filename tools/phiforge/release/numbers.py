@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from phiforge.budget_rules import kl_mean_sampling, kl_p99_sampling, top1_sampling
 from phiforge.deciding import deciding
 from phiforge.evidence import Drift, Kind, Latency, Tasks
 from phiforge.evidence_file import lasting
 from phiforge.hashing import content_key
-from phiforge.intervals import FEWEST_GROUPS, UNKNOWN, interval_of_clustered_proportion, interval_of_mean
 from phiforge.release.layout import Number
 from phiforge.selection import RUNTIME_WHEELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from phiforge.budget_rules import Sampling
     from phiforge.evidence import AnyEvidence, Conditions, Interval
     from phiforge.gate import Finding
     from phiforge.quantities import Unit
@@ -103,30 +104,25 @@ def _drift(record: Drift) -> Iterator[Reading]:
     basis = f"{record.conditions.dataset_sha256} {record.positions} {record.top_k}"
     kl, top1 = record.kl_nats, record.top1_agreement_fraction
     p99 = record.kl_percentiles_nats.p99
-    enough = record.blocks >= FEWEST_GROUPS
-    of_kl = interval_of_mean(kl, record.blocks) if enough else UNKNOWN
-    of_top1 = (
-        interval_of_clustered_proportion(top1, groups=record.blocks, count=record.positions) if enough else UNKNOWN
-    )
     data = (kl, record.kl_percentiles_nats, top1, record.perplexity_ratio, record.blocks)
 
     def reading(
-        metric: str, title: str, unit: Unit, value: float, given: Interval | None, blocks: tuple[float, ...] = ()
+        metric: str, title: str, unit: Unit, value: float, sampling: Sampling | None, blocks: tuple[float, ...] = ()
     ) -> Reading:
-        number = _bounded(metric, title, unit, record.kind, value, given)
+        number = _bounded(metric, title, unit, record.kind, value, sampling.interval if sampling else None)
         positions = record.block_positions if blocks else ()
         return Reading(
             number=number, basis=basis, count=record.blocks, data=data, blocks=blocks, block_positions=positions
         )
 
-    yield reading("kl_mean_nats", "Mean KL divergence", "nats", kl.mean, of_kl, record.block_kl_nats)
-    yield reading("kl_p99_nats", "KL divergence at p99", "nats", p99, record.kl_p99_interval_nats)
+    yield reading("kl_mean_nats", "Mean KL divergence", "nats", kl.mean, kl_mean_sampling(record), record.block_kl_nats)
+    yield reading("kl_p99_nats", "KL divergence at p99", "nats", p99, kl_p99_sampling(record))
     yield reading(
         "top1_agreement_fraction",
         "Top-1 agreement",
         "fraction",
         top1.mean,
-        of_top1,
+        top1_sampling(record),
         record.block_top1_agreement_fraction,
     )
     yield reading("perplexity_ratio", "Perplexity ratio", "ratio", record.perplexity_ratio, None)

@@ -10,37 +10,23 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from phiforge.evidence import Comparison, Kind
-from phiforge.gate import Finding, Outcome
-from phiforge.intervals import interval_of_median
-from phiforge.quantities import number, quantity
+from phiforge.evidence import Kind
+from phiforge.gate import Finding, Outcome, severity
+from phiforge.intervals import FEWEST_GROUPS, interval_of_median
+from phiforge.quantities import number, quantity, rounded_up
 from phiforge.release.differences import needed, worsening
-from phiforge.release.numbers import runtimes_of
-from phiforge.selection import GENAI_WHEELS
+from phiforge.release.standings import comparable, counts, is_same, readings_of, runtimes_apart, unmatched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from phiforge.evidence import ComparisonRow
+    from phiforge.evidence import Comparison, ComparisonRow
     from phiforge.release.differences import Difference
     from phiforge.release.numbers import Reading
+    from phiforge.release.standings import Standing
     from phiforge.target import Regression
 
 PREFIX = "regression:"
-_SEVERITY = (Outcome.PASS, Outcome.UNVERIFIED, Outcome.FAIL)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """What is known of one variant on one profile in one release.
-
-    `runtime` is what the profile runs it by: the distribution and its version, as "onnxruntime-genai 0.18.0".
-    """
-
-    profile: str
-    variant_sha256: str
-    runtime: str
-    readings: tuple[Reading, ...]
 
 
 @dataclass(frozen=True)
@@ -106,63 +92,19 @@ def find_regressions(
     return tuple(found)
 
 
-def counts(comparison: Comparison, new: Standing, old: Standing) -> bool:
-    """Return whether a comparison is of these two variants, both by the runtime of both.
-
-    Both sides of a comparison ran by one runtime; where the releases' differ, one of them ran as it never will.
-    """
-    sides = (comparison.variant_sha256, comparison.against_sha256)
-    if comparison.kind is not Kind.MEASURED or sides != (new.variant_sha256, old.variant_sha256):
-        return False
-    return not runtimes_apart(new, old) and runs_by(runtimes_of(comparison.conditions), new.runtime)
-
-
-def runs_by(runtimes: Iterable[tuple[str, str]], runtime: str) -> bool:
-    """Return whether these distributions are a runtime: itself, or another build of onnxruntime-genai of its version.
-
-    Args:
-        runtimes: Names and versions, as `numbers.runtimes_of` returns them.
-        runtime: As in `Standing`.
-    """
-    package, _, version = runtime.rpartition(" ")
-    family = GENAI_WHEELS if package in GENAI_WHEELS else (package,)
-    return {found for name, found in runtimes if name in family} == {version}
-
-
-def runtimes_apart(new: Standing, old: Standing) -> str:
-    """Return in what the runtimes of both differ, as words; nothing if they do not.
-
-    Beside what the profiles name, a runtime has parts of its own version; what measured the two must not differ in one.
-    """
-    if new.runtime != old.runtime:
-        return f"{old.runtime} then, {new.runtime} now"
-    now, then = _installed(new), _installed(old)
-    apart = [name for name in sorted(now.keys() & then.keys()) if not now[name] & then[name]]
-    return ", ".join(f"{name} {'/'.join(sorted(then[name]))} then, {'/'.join(sorted(now[name]))} now" for name in apart)
-
-
-def _installed(standing: Standing) -> dict[str, set[str]]:
-    """The versions of each distribution that measured a variant."""
-    found: dict[str, set[str]] = {}
-    for name, version in (item for reading in standing.readings for item in reading.runtimes):
-        found.setdefault(name, set()).add(version)
-    return found
-
-
-def _is_same(new: Standing, old: Standing) -> bool:
-    """Whether files and runtime are the same, so that time and memory cannot have changed."""
-    return new.variant_sha256 == old.variant_sha256 and not runtimes_apart(new, old)
-
-
 def _guarded(metric: str, new: Standing, old: Standing, allowed: float) -> list[Finding]:
-    """A finding for each kind of evidence that the previous release has."""
+    """A finding for each kind of evidence that the previous release has; data that this one lacks leave it open."""
     found = []
     for kind in dict.fromkeys(item.number.kind for item in old.readings if item.number.metric == metric):
-        before, after = _of(old, metric, kind), _of(new, metric, kind)
-        pairs = _pairs(new, old, metric, kind)
+        before, after = readings_of(old, metric, kind), readings_of(new, metric, kind)
+        pairs = comparable(new, old, metric, kind)
         if pairs:
-            found.append(_worst(_compared(GUARDS[metric], now, then, allowed) for now, then in pairs))
-        elif metric == "peak_anon_bytes" and _is_same(new, old):
+            judged = [_compared(GUARDS[metric], now, then, allowed) for now, then in pairs]
+            lost = unmatched(old, metric, kind, pairs)
+            why = f"was measured {GUARDS[metric].same} than {len(lost)} of the {len(before)} numbers before"
+            judged += [_incomparable(metric, item.number.title, why, allowed, kind) for item in lost]
+            found.append(_worst(judged))
+        elif metric == "peak_anon_bytes" and is_same(new, old):
             reason = f"{_title(before)}: the same files by the same runtime."
             found.append(_finding(metric, allowed, None, kind, Outcome.PASS, reason))
         else:
@@ -172,17 +114,21 @@ def _guarded(metric: str, new: Standing, old: Standing, allowed: float) -> list[
     return found
 
 
-def _pairs(new: Standing, old: Standing, metric: str, kind: Kind | None) -> list[tuple[Reading, Reading]]:
-    """The readings of both that can be held against each other; time and memory each by its own release's runtime."""
-    after = [item for item in _of(new, metric, kind) if _is_own(item, new)]
-    before = [item for item in _of(old, metric, kind) if _is_own(item, old)]
-    return [(now, then) for then in before for now in after if (now.key, now.basis) == (then.key, then.basis)]
+def changed(metric: str, new: Reading, old: Reading) -> float:
+    """Return how much worse a number is, as the findings tell it: a share or difference, of time the ratio.
 
-
-def _is_own(reading: Reading, standing: Standing) -> bool:
-    """Whether a time or memory was measured by the runtime of its release; other numbers are not of a runtime."""
-    timed = reading.number.metric in TIMES or reading.number.metric == "peak_anon_bytes"
-    return not timed or runs_by(reading.runtimes, standing.runtime)
+    Args:
+        metric: The name of the number, one of `GUARDS` or `TIMES`.
+        new: The number of the release to come.
+        old: That of the previous one.
+    """
+    after, before = new.number.value, old.number.value
+    if metric in TIMES:
+        # Of a speed, the time of one token.
+        over, under = (before, after) if metric == "decode_tokens_per_s" else (after, before)
+        return over / under if under else math.inf
+    change = after - before if GUARDS[metric].worse == "higher" else before - after
+    return _share(change, before) if GUARDS[metric].relative else change
 
 
 def _compared(guard: Guard, new: Reading, old: Reading, allowed: float) -> Finding:
@@ -190,8 +136,8 @@ def _compared(guard: Guard, new: Reading, old: Reading, allowed: float) -> Findi
     after, before = new.number.value, old.number.value
     said = f"{new.number.title}{'' if kind is None else f' ({kind})'}: {quantity(before, unit)} before, "
     said += f"{quantity(after, unit)} now"
-    change = after - before if guard.worse == "higher" else before - after
-    value, bound = _share(change, before) if guard.relative else change, None
+    change, bound = after - before if guard.worse == "higher" else before - after, None
+    value = changed(metric, new, old)
     if not math.isfinite(after):
         outcome, reason = Outcome.FAIL, f"{said}, which is no finite number."
     elif not math.isfinite(before):
@@ -221,26 +167,26 @@ def _decided(guard: Guard, difference: Difference, change: float, before: float,
         return Outcome.PASS, f"{told}, {allowed_text}."
     if low is not None and low > limit:
         return Outcome.FAIL, f"{told}, {allowed_text}."
-    return Outcome.UNVERIFIED, f"{told}, {allowed_text}, and it cannot be told: {_remedy(guard, difference, limit)}."
+    end = high if change <= limit else low
+    remedy = _remedy(guard, difference, limit, known=end is not None)
+    return Outcome.UNVERIFIED, f"{told}, {allowed_text}, and it cannot be told: {remedy}."
 
 
-def _remedy(guard: Guard, difference: Difference, limit: float) -> str:
-    """What would decide it."""
-    if difference.interval.low is None and difference.interval.high is None and not difference.paired:
+def _remedy(guard: Guard, difference: Difference, limit: float, *, known: bool) -> str:
+    """What would decide it; `known` says whether the end of the interval that is near the limit is."""
+    if not known and not difference.paired:
         return f"the evidence of one side does not say how sure it is, or has too few {guard.samples}"
+    if difference.count < FEWEST_GROUPS and not known:
+        return f"these are too few {guard.samples}: {FEWEST_GROUPS} are the fewest"
+    if difference.alike:
+        return "the differences are all alike, so their error is not known"
     count = needed(difference, limit)
     if count is None:
         return f"no number of {guard.samples} would do, so near the limit it is"
-    more = f"about {_rounded_up(count):,} {guard.samples} would do if they are like these"
+    more = f"about {rounded_up(count):,} {guard.samples} would do if they are like these"
     if guard.by_block and not difference.paired:
         more += "; fewer do where both releases have the values of each block (`phiforge validate`)"
     return more
-
-
-def _rounded_up(count: int) -> int:
-    """A count to two digits, upwards: more would claim to know the samples that are still to come."""
-    step = int(10 ** max(0, len(str(count)) - 2))
-    return -(-count // step) * step
 
 
 def _share(change: float, before: float) -> float:
@@ -275,17 +221,19 @@ def _timed(
     rows = [row for item in comparisons for row in item.rows if row.metric == TIMES[metric][1]]
     if rows:
         return [_worst(_judge_ratio(metric, title, row, allowed) for row in rows)]
-    if not _of(old, metric, Kind.MEASURED):
+    if not readings_of(old, metric, Kind.MEASURED):
         return []
-    if _is_same(new, old):
+    if is_same(new, old):
         reason = f"{title}: the variant's files and its runtime are the same as before."
         return [_finding(metric, 1 + allowed, 1.0, Kind.MEASURED, Outcome.PASS, reason)]
-    pairs = _pairs(new, old, metric, Kind.MEASURED)
-    if pairs:
-        return [_worst(_judge_repeats(metric, title, now, then, allowed) for now, then in pairs)]
-    known = _of(new, metric, Kind.MEASURED)
-    why = "was not measured on the machine that measured the previous release" if known else "was not measured"
-    return [_incomparable(metric, title, f"{why}{_by_two_runtimes(new, old)}", allowed, Kind.MEASURED)]
+    pairs = comparable(new, old, metric, Kind.MEASURED)
+    judged = [_judge_repeats(metric, title, now, then, allowed) for now, then in pairs]
+    for item in unmatched(old, metric, Kind.MEASURED, pairs):
+        known = any(one.number.where == item.number.where for one in readings_of(new, metric, Kind.MEASURED))
+        why = "was not measured on the machine that measured the previous release" if known else "was not measured"
+        why += _by_two_runtimes(new, old)
+        judged.append(_incomparable(metric, f"{title}{item.number.where}", why, 1 + allowed, Kind.MEASURED))
+    return [_worst(judged)]
 
 
 def _by_two_runtimes(new: Standing, old: Standing) -> str:
@@ -315,9 +263,8 @@ def _judge_repeats(metric: str, title: str, new: Reading, old: Reading, allowed:
     sides = [[1 / value if flip else value for value in item.samples if value > 0] for item in (new, old)]
     now, then = (interval_of_median(values) for values in sides)
     if now.low is None or now.high is None or then.low is None or then.high is None:
-        return _incomparable(metric, title, "has too few repeats to tell it from noise", allowed, Kind.MEASURED)
-    ratio = new.number.value / old.number.value if old.number.value else math.inf
-    ratio = 1 / ratio if flip and ratio else ratio
+        return _incomparable(metric, title, "has too few repeats to tell it from noise", 1 + allowed, Kind.MEASURED)
+    ratio = changed(metric, new, old)
     runs = "by the repeats of two runs of one machine"
     return _by_interval(metric, title, ratio, now.low / then.high, now.high / then.low, allowed, runs)
 
@@ -339,10 +286,6 @@ def _by_interval(
     return _finding(metric, 1 + allowed, ratio, Kind.MEASURED, outcome, reason, high)
 
 
-def _of(standing: Standing, metric: str, kind: Kind | None) -> list[Reading]:
-    return [item for item in standing.readings if (item.number.metric, item.number.kind) == (metric, kind)]
-
-
 def _title(readings: Sequence[Reading]) -> str:
     return readings[0].number.title
 
@@ -351,13 +294,13 @@ def _worst(findings: Iterable[Finding]) -> Finding:
     """The worst outcome, then the worst number; a finding without one had none that is finite."""
     return max(
         findings,
-        key=lambda item: (_SEVERITY.index(item.outcome), math.inf if item.value is None else item.value),
+        key=lambda item: (severity(item.outcome), math.inf if item.value is None else item.value),
     )
 
 
-def _incomparable(metric: str, title: str, why: str, allowed: float, kind: Kind | None) -> Finding:
+def _incomparable(metric: str, title: str, why: str, limit: float, kind: Kind | None) -> Finding:
     reason = f"{title} cannot be compared with the previous release: it {why}."
-    return _finding(metric, allowed, None, kind, Outcome.UNVERIFIED, reason)
+    return _finding(metric, limit, None, kind, Outcome.UNVERIFIED, reason)
 
 
 def _finding(

@@ -7,9 +7,10 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from phiforge.evidence import Comparison, Drift, FreeRunning, Latency, Prediction, Tasks
+from phiforge.evidence import Comparison, Drift, FreeRunning, Latency, Tasks
 from phiforge.reporting import plots, plots_latency
-from phiforge.reporting.names import named
+from phiforge.reporting.chosen import prediction_beside, profile_prediction
+from phiforge.reporting.names import name_of, named
 
 if TYPE_CHECKING:
     from phiforge.reporting.schema import Report
@@ -31,10 +32,9 @@ def charts(report: Report) -> dict[str, list[Chart]]:
             found.setdefault(section, []).extend(kept)
 
     evidence = report.evidence
-    predicted = next(iter(named(Prediction, evidence)), None)
-    record = predicted[2] if predicted else None
     add("budgets", plots.budgets(report.verdict.findings))
     for name, _, timed in named(Latency, evidence):
+        record = prediction_beside(report, timed)
         add(
             name,
             plots_latency.time_to_first_token(timed, record, name),
@@ -45,9 +45,14 @@ def charts(report: Report) -> dict[str, list[Chart]]:
             plots_latency.contention(timed, name),
         )
         add(name.replace("latency", "memory", 1), plots_latency.memory(timed, name))
-    if predicted and not report.latency:
-        name = predicted[0]
-        add(name, plots_latency.time_to_first_token(None, record, name), plots_latency.decode_speed(None, record, name))
+    predicted = profile_prediction(report)
+    if predicted is not None and not report.latency:
+        name = name_of(predicted, evidence)
+        add(
+            name,
+            plots_latency.time_to_first_token(None, predicted, name),
+            plots_latency.decode_speed(None, predicted, name),
+        )
     for name, _, held in named(Comparison, evidence):
         add(name, plots_latency.comparison(held, name))
     for name, _, drift in named(Drift, evidence):

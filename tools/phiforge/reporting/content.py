@@ -21,6 +21,15 @@ from phiforge.evidence import (
 )
 from phiforge.gate import RULES, Outcome, number
 from phiforge.reporting import text
+from phiforge.reporting.chosen import (
+    deciding_answers,
+    deciding_memory,
+    deciding_speed,
+    deciding_start,
+    measured,
+    measured_beside,
+    prompts,
+)
 from phiforge.reporting.content_answers import free_running, probes, refusals, tasks
 from phiforge.reporting.content_drift import agreement, breakdown, drift
 from phiforge.reporting.content_evidence import evidence_list
@@ -28,7 +37,7 @@ from phiforge.reporting.content_latency import comparison, latency, memory, pred
 from phiforge.reporting.content_npu import npu
 from phiforge.reporting.layout import Cell, Section, Table, code, fact, kind_of, num, word
 from phiforge.reporting.missing import missing
-from phiforge.reporting.names import evidence_names, named
+from phiforge.reporting.names import evidence_names, name_of, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,43 +112,57 @@ def key_numbers(report: Report) -> tuple[KeyNumber, ...]:
         found.append(KeyNumber("Mean KL divergence", text.value(kl.mean, "nats", 3), record.kind, note, name))
         note = f"± {text.value(top1.standard_error, 'fraction', 2)}{over}"
         found.append(KeyNumber("Top-1 agreement", text.value(top1.mean, "fraction"), record.kind, note, name))
-    for name, _, answers in named(Tasks, report.evidence)[:1]:
-        overall = answers.overall
+    answers = deciding_answers(report)
+    if answers is not None:
+        name, overall = _name(report, answers), answers.overall
         note = f"{text.whole(overall.variant_correct)} right, {text.whole(overall.reference_correct)} before"
         recovery = text.value(overall.recovery_fraction, "fraction")
         found.append(KeyNumber("Answer recovery", recovery, answers.kind, note, name))
-    for name, _, timed in named(Latency, report.evidence)[:1]:
-        found += _times(name, timed)
+    found += _times(report)
     bits = f"{number(report.variant.bits_per_weight, 3)} bits per weight"
     found.append(KeyNumber("Variant size", text.value(report.variant.bytes, "bytes", 3), "fact", bits))
     return tuple(found)
 
 
-def _times(name: str, timed: Latency) -> list[KeyNumber]:
+def _times(report: Report) -> list[KeyNumber]:
+    """Times at the longest prompt, and memory; what was measured before what was not."""
+    every = [record for record in report.evidence if isinstance(record, Latency)]
+    timed = measured(report) or [record for record in every if record.rows]
     found = []
-    if timed.rows:
-        row = max(timed.rows, key=lambda row: row.prompt_tokens)
-        note = f"p50, prompt of {text.whole(row.prompt_tokens)} tokens"
-        speed, first = text.value(row.decode_tokens_per_s_p50, "tokens/s", 3), text.value(row.ttft_p50_ms, "ms", 3)
-        found.append(KeyNumber("Decode speed", speed, timed.kind, note, name))
-        found.append(KeyNumber("Time to first token", first, timed.kind, note, name))
-    peak = text.value(timed.peak_anon_bytes, "bytes", 3)
-    note = f"{text.value(timed.peak_rss_bytes, 'bytes', 3)} resident"
-    found.append(KeyNumber("Peak anonymous memory", peak, timed.kind, note, name))
+    if timed:
+        longest = max(prompts(timed))
+        note = f"p50, prompt of {text.whole(longest)} tokens"
+        record, row = deciding_speed(report, timed, longest)
+        speed = text.value(row.decode_tokens_per_s_p50, "tokens/s", 3)
+        found.append(KeyNumber("Decode speed", speed, record.kind, note, _name(report, record)))
+        record, row = deciding_start(report, timed, longest)
+        first = text.value(row.ttft_p50_ms, "ms", 3)
+        found.append(KeyNumber("Time to first token", first, record.kind, note, _name(report, record)))
+    if every:
+        record = deciding_memory(report, timed or every)
+        peak = text.value(record.peak_anon_bytes, "bytes", 3)
+        note = f"{text.value(record.peak_rss_bytes, 'bytes', 3)} resident"
+        found.append(KeyNumber("Peak anonymous memory", peak, record.kind, note, _name(report, record)))
     return found
+
+
+def _name(report: Report, record: AnyEvidence) -> str:
+    return name_of(record, report.evidence)
 
 
 def sections(entry: Entry) -> tuple[Section, ...]:
     """All sections below the header, in reading order."""
     report = entry.report
     evidence = report.evidence
-    measured = report.latency
     return (
         _budgets(report),
         *_missing(entry),
         *_each(latency, Latency, evidence),
         *_each(memory, Latency, evidence, memory_key),
-        *(prediction(record, name, added, measured) for name, added, record in named(Prediction, evidence)),
+        *(
+            prediction(record, name, added, measured_beside(report, record))
+            for name, added, record in named(Prediction, evidence)
+        ),
         *(comparison(record, name, added) for name, added, record in named(Comparison, evidence)),
         *_each(drift, Drift, evidence),
         *breakdown(evidence),

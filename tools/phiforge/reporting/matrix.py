@@ -6,13 +6,22 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from phiforge.deciding import deciding
-from phiforge.evidence import Drift, Kind, Latency, Prediction, Tasks
+from phiforge.evidence import Drift, Kind, Tasks
 from phiforge.reporting import text
-from phiforge.reporting.names import evidence_names
+from phiforge.reporting.chosen import (
+    deciding_answers,
+    deciding_drift,
+    deciding_memory,
+    deciding_speed,
+    deciding_start,
+    measured,
+    profile_prediction,
+    prompts,
+)
+from phiforge.reporting.names import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from phiforge.evidence import AnyEvidence
     from phiforge.gate import Outcome
@@ -66,7 +75,7 @@ def matrix(fleet: Fleet) -> Matrix:
     """The matrix of a report. Times are measured ones only; a prediction stands beside as a note."""
     timed = [
         {row.prompt_tokens for record in found for row in record.rows}
-        for found in map(_measured, fleet.entries)
+        for found in (measured(entry.report) for entry in fleet.entries)
         if found
     ]
     common = set.intersection(*timed) if timed else set()
@@ -88,37 +97,27 @@ def _row(entry: Entry, prompt: int | None) -> Row:
     )
 
 
-def _measured(entry: Entry) -> list[Latency]:
-    """The measured latency records; one without rows tells nothing."""
-    found = [record for record in entry.report.evidence if isinstance(record, Latency)]
-    return [record for record in found if record.kind is Kind.MEASURED and record.rows]
-
-
 def _times(entry: Entry, prompt: int | None) -> Iterator[Value]:
     """Decode and first token at the prompt, and peak memory, of several records each the worst."""
-    timed = _measured(entry)
+    report = entry.report
+    timed = measured(report)
     if not timed:
         yield from (Value(text.NONE, None, note=f"{ABSENT}{said}") for said in _predicted(entry, prompt))
         return
-    lengths = {row.prompt_tokens for record in timed for row in record.rows}
-    length = prompt if prompt in lengths else max(lengths)
-    rows = [(record, row) for record in timed for row in record.rows if row.prompt_tokens == length]
-    findings = entry.report.verdict.findings
+    length = prompt if prompt in prompts(timed) else max(prompts(timed))
     kind, note = Kind.MEASURED.value, "" if length == prompt else f"at {text.whole(length)} tokens"
-    record, row = deciding(
-        "decode_tokens_per_s", rows, lambda item: (item[0].kind, item[1].decode_tokens_per_s_p50), findings
-    )
+    record, row = deciding_speed(report, timed, length)
     speed = row.decode_tokens_per_s_p50
     yield Value(text.value(speed, "ratio", 3), speed, kind, note, _name(entry, record))
-    record, row = deciding("ttft_ms", rows, lambda item: (item[0].kind, item[1].ttft_p50_ms), findings)
+    record, row = deciding_start(report, timed, length)
     yield Value(text.value(row.ttft_p50_ms, "ms", 3), row.ttft_p50_ms, kind, note, _name(entry, record))
-    peak = deciding("peak_anon_bytes", timed, lambda item: (item.kind, item.peak_anon_bytes), findings)
+    peak = deciding_memory(report, timed)
     yield Value(text.value(peak.peak_anon_bytes, "bytes", 3), peak.peak_anon_bytes, kind, "", _name(entry, peak))
 
 
 def _predicted(entry: Entry, prompt: int | None) -> tuple[str, str, str]:
     """What a roofline says instead, as words for a note; nothing where there is no prediction."""
-    found = next((record for record in entry.report.evidence if isinstance(record, Prediction)), None)
+    found = profile_prediction(entry.report)
     if found is None or not found.rows:
         return "", "", ""
     row = next((row for row in found.rows if row.prompt_tokens == prompt), found.rows[-1])
@@ -136,24 +135,16 @@ def _size(entry: Entry) -> Value:
 
 
 def _drift(entry: Entry) -> Value:
-    records = [record for record in entry.report.evidence if isinstance(record, Drift)]
-    return _decided(entry, "kl_mean_nats", "nats", records, lambda record: record.kl_nats.mean)
+    return _shown(entry, deciding_drift(entry.report), "nats", lambda record: record.kl_nats.mean)
 
 
 def _recovery(entry: Entry) -> Value:
-    records = [record for record in entry.report.evidence if isinstance(record, Tasks)]
-    return _decided(
-        entry, "answer_recovery_fraction", "fraction", records, lambda record: record.overall.recovery_fraction
-    )
+    return _shown(entry, deciding_answers(entry.report), "fraction", lambda record: record.overall.recovery_fraction)
 
 
-def _decided(entry: Entry, metric: str, unit: Unit, records: Sequence[_Sort], read: Callable[[_Sort], float]) -> Value:
-    """The number that the gate decided by; where no budget limits it, the worst of an accepted kind."""
-    if not records:
+def _shown(entry: Entry, record: _Sort | None, unit: Unit, read: Callable[[_Sort], float]) -> Value:
+    if record is None:
         return Value(text.NONE, None, note=ABSENT)
-    accepts = entry.report.profile.accepts
-    counting = [record for record in records if record.kind in accepts] or records
-    record = deciding(metric, counting, lambda item: (item.kind, read(item)), entry.report.verdict.findings)
     value = read(record)
     return Value(
         text.value(value, unit, 3), value if math.isfinite(value) else None, record.kind.value, "", _name(entry, record)
@@ -161,6 +152,4 @@ def _decided(entry: Entry, metric: str, unit: Unit, records: Sequence[_Sort], re
 
 
 def _name(entry: Entry, record: AnyEvidence) -> str:
-    """The name under which a record stands in the entry's list of evidence."""
-    records = entry.report.evidence
-    return next(name for name, known in zip(evidence_names(records), records, strict=True) if known is record)
+    return name_of(record, entry.report.evidence)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from phiforge.evidence import Comparison, Drift, FreeRunning, Kind, Latency, Prediction, Probes, Record, Refusals, Tasks
-from phiforge.gate import RULES, Outcome
+from phiforge.gate import RULES, Lack
 from phiforge.providers import measuring_verb
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def measuring_command(package: str, profile: str, provider: str) -> str:
 
 def missing(entry: Entry) -> tuple[Missing, ...]:
     """What an entry of a report lacks, the most wanted first."""
-    return (*_time(entry), *_quality(entry), *_samples(entry), *_more(entry))
+    found = (*_time(entry), *_quality(entry), *_unverified(entry), *_more(entry))
+    return tuple(dict.fromkeys(found))
 
 
 def _time(entry: Entry) -> Iterator[Missing]:
@@ -85,16 +86,25 @@ def _quality(entry: Entry) -> Iterator[Missing]:
         yield Missing("Refusals", where, _command("validate", entry))
 
 
-def _samples(entry: Entry) -> Iterator[Missing]:
-    """What is within its limit, but by too few samples; the verdict's reasons say how many are needed."""
+def _unverified(entry: Entry) -> Iterator[Missing]:
+    """What is within its limit as far as it is known; the verdict's reasons say which lengths or how many samples.
+
+    Drift, answers and times of a kind that is not accepted are told above.
+    """
+    accepts = entry.report.profile.accepts
+    device = f"on a machine of the profile ({entry.report.profile.title})"
     for finding in entry.report.verdict.findings:
-        if finding.outcome is not Outcome.UNVERIFIED or finding.value is None or finding.budget not in RULES:
+        if finding.lacking is None or finding.budget not in RULES:
             continue
-        if RULES[finding.budget].measured_only:
-            command = _command("bench", entry, target=True)
-        else:
-            command = _command("validate", entry)
-        yield Missing(f"{RULES[finding.budget].title} with enough certainty", "with more samples", command)
+        rule = RULES[finding.budget]
+        command = _command("bench", entry, target=True) if rule.measured_only else _command("validate", entry)
+        if finding.lacking is Lack.PROMPT_LENGTHS:
+            yield Missing(f"{rule.title} at every prompt length", device, command)
+        elif finding.lacking is Lack.SAMPLES:
+            yield Missing(f"{rule.title} with enough certainty", "with more samples", command)
+        elif rule.needs == "agreement":
+            what = f"{rule.title} of a kind that this profile accepts ({' or '.join(accepts)})"
+            yield Missing(what, device, command)
 
 
 def _more(entry: Entry) -> Iterator[Missing]:

@@ -40,6 +40,11 @@ def evidence_names(evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def name_of(record: AnyEvidence, evidence: Sequence[AnyEvidence]) -> str:
+    """The name of a record, which is one of the evidence."""
+    return next(name for name, known in zip(evidence_names(evidence), evidence, strict=True) if known is record)
+
+
 def labels(evidence: Sequence[AnyEvidence]) -> tuple[str, ...]:
     """A short label for each: its sort, with its kind or comparison where the sort alone is not enough.
 

@@ -9,7 +9,8 @@ from phiforge import errors
 from phiforge.gate import Finding, Outcome
 from phiforge.machine import describe_machine, tool_versions
 from phiforge.release.licences import check_questions
-from phiforge.release.regressions import counts, find_regressions, runs_by, runtimes_apart
+from phiforge.release.regressions import find_regressions
+from phiforge.release.standings import counts, runs_by, runtimes_apart
 from phiforge.selection import RUNTIME_WHEELS
 
 if TYPE_CHECKING:

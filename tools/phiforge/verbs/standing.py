@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from phiforge.evidence import Comparison
 from phiforge.release.numbers import read_numbers
-from phiforge.release.regressions import Standing
+from phiforge.release.standings import Standing
 from phiforge.verbs.judging import counted
 from phiforge.verbs.package import read_package, with_brought
 
