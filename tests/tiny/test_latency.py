@@ -112,7 +112,7 @@ def test_loads_positions_pauses_and_busy_cores_are_there(latency: Latency) -> No
 @LINUX
 def test_files_leave_the_page_cache_or_the_load_is_not_called_cold(droppable: bool, latency: Latency) -> None:
     assert latency.load_cold_ms or not droppable
-    assert len(latency.load_cold_ms) <= 3
+    assert len(latency.load_cold_ms) in (0, 5)
     assert bool(latency.load_cold_ms) != any(note.startswith("no cold load") for note in latency.conditions.notes)
 
 

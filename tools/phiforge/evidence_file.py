@@ -135,12 +135,20 @@ def is_evidence_file(text: str) -> bool:
 
 
 def load_evidence_file(path: Path) -> EvidenceFile:
-    """Read one evidence file; errors as `parse_evidence_file`, and where it cannot be read."""
+    """Read one evidence file; errors as `parse_evidence_file` and `evidence_text`."""
+    return parse_evidence_file(evidence_text(path), str(path))
+
+
+def evidence_text(path: Path) -> str:
+    """Return the text of a file of evidence of either sort.
+
+    Raises:
+        EvidenceInvalidError: It cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise invalid(str(path), f"It cannot be read: {error}.") from error
-    return parse_evidence_file(text, str(path))
 
 
 def parse_evidence_file(text: str, name: str) -> EvidenceFile:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from phiforge import errors
+from phiforge.variant import context_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,9 +65,7 @@ def _context(folder: Path | None) -> int | None:
     """The tokens that a variant's sequences may have; None if its files do not say."""
     if folder is None:
         return None
-    # Read here: the module that opens variants needs the runtime, which a report does without.
     try:
-        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
-        return int(config["model"]["context_length"])
-    except (OSError, ValueError, LookupError, TypeError):
+        return context_of(folder)
+    except errors.VariantUnusableError:
         return None

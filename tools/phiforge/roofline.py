@@ -138,7 +138,7 @@ def predicted_rows(costs: Costs, roof: Roof, lengths: Sequence[int], *, decode_t
     )
 
 
-def prompt_lengths(context_tokens: int, decode_tokens: int, wanted: Iterable[int] = ()) -> tuple[int, ...]:
+def predicted_lengths(context_tokens: int, decode_tokens: int, wanted: Iterable[int] = ()) -> tuple[int, ...]:
     """Return the prompt lengths to predict: those wanted, 64 and its doubles, and the longest that the context holds.
 
     Args:

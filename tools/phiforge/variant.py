@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECORD_FILE = "variant.json"
+GENAI_CONFIG = "genai_config.json"
 PLAN_FILE = "plan.json"
 WORKFLOW_FILE = "workflow.json"
 MODEL_FOLDER = "model"
@@ -126,4 +128,21 @@ def load_record(folder: Path) -> VariantRecord:
             f"{folder} is no built variant.",
             why=" ".join(str(error).split())[:300],
             fix="Give a folder that `phiforge build` made: it holds variant.json and model/.",
+        ) from error
+
+
+def context_of(variant: Path) -> int:
+    """Return the most tokens of a sequence that a variant takes, as its folder says.
+
+    Raises:
+        VariantUnusableError: Its genai_config.json does not say so.
+    """
+    try:
+        config = json.loads((variant / GENAI_CONFIG).read_text(encoding="utf-8"))
+        return int(config["model"]["context_length"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise errors.VariantUnusableError(
+            f"The variant {variant.name} does not say how much context it has.",
+            why=f"{GENAI_CONFIG} is not valid: {error!r}.",
+            fix="Build it again with `phiforge build`, or copy the whole folder again.",
         ) from error

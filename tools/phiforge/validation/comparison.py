@@ -26,8 +26,9 @@ from phiforge.evidence import Comparison, ComparisonRow, Conditions, Interval, K
 from phiforge.intervals import interval_of_median
 from phiforge.machine import default_threads, describe_machine, now, tool_versions
 from phiforge.stalls import ended_if_stalled
-from phiforge.validation.latency import VERSIONS, context_of, provider_of, refuse_emulated
+from phiforge.validation.latency import VERSIONS, provider_of, refuse_emulated
 from phiforge.validation.worker import command, end, environment, failed, last_words, opened
+from phiforge.variant import context_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

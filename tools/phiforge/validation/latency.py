@@ -30,6 +30,7 @@ from phiforge.validation.contention import busy_accelerator, busy_cores
 from phiforge.validation.energy import CPU, energy_of, find_meter, idle_watts
 from phiforge.validation.statistics import percentiles
 from phiforge.validation.worker import Work, memory_note, run_worker, thin
+from phiforge.variant import context_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ __all__ = ["Work", "fitting_lengths", "latency_row", "measure_latency", "refuse_
 SAMPLES_KEPT = 200
 VERSIONS = (*RUNTIME_WHEELS, "numpy", "phiforge")
 # Five are the fewest that bound a median; a model that takes longer to load has fewer.
-LOADS, LOAD_SECONDS_MAX = 5, 60.0
+LOADS, LOAD_SECONDS_MAX = 5, 300.0
 POSITION_RUNS = 3
 # A conversation: a first turn, its answer, and a second turn.
 SECOND_TURN = worker.SecondTurn(first=256, answer=32, second=32, repeats=5)
@@ -169,17 +170,6 @@ def refuse_emulated(machine: Machine) -> None:
             "system translates it, an x64 Python on Arm64 as any other, and the times would be the translation's.",
             fix=f"Install Python and phiforge for {machine.architecture}, and measure with these.",
         )
-
-
-def context_of(variant: Path) -> int:
-    """Return the tokens that a variant's sequences may have.
-
-    Raises:
-        VariantUnusableError: The variant has no readable config.
-    """
-    from phiforge.runtime.variant import read_config
-
-    return int(read_config(variant)["model"]["context_length"])
 
 
 def provider_of(variant: Path) -> str:

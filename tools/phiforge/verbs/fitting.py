@@ -55,10 +55,13 @@ def machine_rates(
         raise _unusable(
             "None of the measured latency is of a variant that was given.", "Give the variants too: PACKAGE ..."
         )
-    machines = {(lasting(item.conditions.machine).model_dump_json(), item.conditions.threads) for item in measured}
+    machines = {
+        (lasting(item.conditions.machine).model_dump_json(), item.conditions.provider, item.conditions.threads)
+        for item in measured
+    }
     if len(machines) > 1:
         raise _unusable(
-            "The latency is of several machines or numbers of threads.",
+            "The latency is of several machines, providers or numbers of threads.",
             "Give each by itself: the variant's folder in PACKAGE/models/model, with --target and --evidence.",
         )
     if operations_per_s is None:

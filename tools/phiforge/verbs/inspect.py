@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from phiforge.checkpoint.inspect import CheckpointFacts, inspect_checkpoint
 from phiforge.graph.inspect import GraphFacts, inspect_graph
 from phiforge.packaging.layout import MANIFEST
-from phiforge.variant import RECORD_FILE
+from phiforge.variant import GENAI_CONFIG, RECORD_FILE
 from phiforge.verbs.checkpoint import locate
-from phiforge.verbs.subject import GENAI_CONFIG, Subject, find_subjects
+from phiforge.verbs.subject import Subject, find_subjects
 from phiforge.verbs.watch import Stages, Unwatched
 
 if TYPE_CHECKING:

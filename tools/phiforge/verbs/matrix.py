@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from phiforge import catalog, errors
 from phiforge.checkpoint import hub
 from phiforge.providers import measuring_verb
+from phiforge.selection import EXTRAS
 from phiforge.target import load_profile
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 # Names of artifacts and of runners' labels may hold these everywhere.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-# The extra of the light install that runs a provider's variants.
-_EXTRAS = {"cpu": "cpu", "dml": "windows", "qnn": "qnn", "webgpu": "webgpu"}
 # Stands for the model's name in the places of its releases; anything else in braces is a mistake.
 MODEL_PLACEHOLDER = "{model}"
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
@@ -161,7 +160,7 @@ def _measure_job(build: BuildJob, profile: Profile) -> MeasureJob:
         model=build.model,
         profile=profile.name,
         verb=measuring_verb(provider),
-        extra=_EXTRAS[provider],
+        extra=EXTRAS[provider],
         labels=(SELF_HOSTED, f"{LABEL_PREFIX}{profile.name}"),
         package=build.artifact,
         artifact=f"{_evidence(build.model)}{profile.name}",

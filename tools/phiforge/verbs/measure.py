@@ -30,11 +30,12 @@ from phiforge.store import Store, write_atomically
 from phiforge.toolchain import code_digest
 from phiforge.validation.subset import within
 from phiforge.validation.way import way_here
+from phiforge.variant import context_of
 from phiforge.verbs.defaults import MEASURING_CODE, MEASURING_PACKAGES
 from phiforge.verbs.judging import make_report, phiforge_version
 from phiforge.verbs.output import prepare_output
 from phiforge.verbs.packaged import packaged_profile, packaged_profiles, profile_files
-from phiforge.verbs.reference import context_of, packaged_reference
+from phiforge.verbs.reference import packaged_reference
 from phiforge.verbs.subject import find_subjects
 from phiforge.verbs.watch import Stages, Unwatched
 
@@ -253,7 +254,7 @@ def _measured(parts: _Parts) -> EvidenceFile:
 
     job = parts.job
     outputs = packaged_reference(job.package, [job.subject])
-    outputs = within(outputs, context_of(job.subject))
+    outputs = within(outputs, context_of(job.subject.folder))
     # A stand-in for the device has no time to tell of.
     timed = job.way.kind is Kind.MEASURED
     if timed:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from phiforge import errors
 from phiforge.evidence import Comparison, Kind, Latency, Prediction, parse_evidence
-from phiforge.evidence_file import EvidenceSource, PackageFacts, is_evidence_file, parse_evidence_file
+from phiforge.evidence_file import (
+    EvidenceSource,
+    PackageFacts,
+    evidence_text,
+    is_evidence_file,
+    parse_evidence_file,
+)
 from phiforge.hashing import hash_file
 from phiforge.packaging.layout import check_inside, load_manifest
 from phiforge.packaging.verify import read_sums
@@ -107,7 +113,7 @@ class _Subject:
 
 def _read(path: Path, subject: _Subject) -> tuple[list[str], EvidenceSource]:
     """Read one file; return the variants that it is of."""
-    text = _text(path)
+    text = evidence_text(path)
     if not is_evidence_file(text):
         record = parse_evidence(text, str(path))
         names, profile = _owners(record, path, subject)
@@ -143,17 +149,6 @@ def _owners(record: AnyEvidence, path: Path, subject: _Subject) -> tuple[list[st
     if reasons and None not in reasons:
         raise _unfit(path, meant[0], f"Its {record.evidence} evidence does not count there: {reasons[0]}.")
     return names, told
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.EvidenceInvalidError(
-            f"The evidence file {path} cannot be used.",
-            why=f"It cannot be read: {error}.",
-            fix="Give the file that `phiforge measure` printed, or copy it again.",
-        ) from error
 
 
 def _check(file: EvidenceFile, path: Path, subject: _Subject) -> None:

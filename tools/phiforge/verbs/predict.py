@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from phiforge import catalog, errors
 from phiforge.devices import roof_of
-from phiforge.evidence import Conditions, Kind, Latency, Machine, Prediction, dump_evidence, invalid, parse_evidence
-from phiforge.evidence_file import is_evidence_file, parse_evidence_file
+from phiforge.evidence import Conditions, Kind, Latency, Machine, Prediction, dump_evidence, parse_evidence
+from phiforge.evidence_file import evidence_text, is_evidence_file, parse_evidence_file
 from phiforge.graph.costs import graph_costs, recorded_costs
 from phiforge.packaging.layout import EVIDENCE_FOLDER, MANIFEST
 from phiforge.roofline import (
     hold,
     memory_need,
+    predicted_lengths,
     predicted_rows,
-    prompt_lengths,
 )
 from phiforge.store import write_atomically
 from phiforge.target import load_profile
+from phiforge.variant import GENAI_CONFIG
 from phiforge.verbs.fitting import fit_machine, machine_rates, of_machine, with_fit
 from phiforge.verbs.judging import phiforge_version
 from phiforge.verbs.output import prepare_output
 from phiforge.verbs.packaged import packaged_profiles
-from phiforge.verbs.subject import GENAI_CONFIG, find_subjects
+from phiforge.verbs.subject import find_subjects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -168,7 +169,7 @@ def predict_variant(
     costs = costs or costs_of(subject)
     context = _context(subject, profile)
     decode = profile.measure.decode_tokens
-    lengths = prompt_lengths(context, decode, (*profile.measure.prompt_tokens, *wanted))
+    lengths = predicted_lengths(context, decode, (*profile.measure.prompt_tokens, *wanted))
     return Prediction(
         kind=Kind.PREDICTED,
         conditions=_conditions(profile) if rates is None else _conditions_there(rates),
@@ -293,10 +294,7 @@ def _measured(subjects: Sequence[Path], evidence: Sequence[Path]) -> list[Latenc
 
 
 def _records(path: Path) -> Iterator[object]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid(str(path), f"It cannot be read: {error}.") from error
+    text = evidence_text(path)
     if is_evidence_file(text):
         yield from parse_evidence_file(text, path.name).records
     else:

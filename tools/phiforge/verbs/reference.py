@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,8 @@ from phiforge.validation.held_out import ask_checkpoint
 from phiforge.validation.reference import Source, compute_reference
 from phiforge.validation.reference_file import DISTRIBUTIONS_FILE, REFERENCE_FILE, read_reference, write_reference
 from phiforge.validation.subset import packaged_part
+from phiforge.variant import context_of
 from phiforge.verbs.defaults import data_files, default_tasks, default_texts, evidence_code
-from phiforge.verbs.subject import GENAI_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +64,7 @@ def make_reference(
         checkpoint,
         texts or default_texts(),
         tasks or default_tasks(checkpoint),
-        context=max(context_of(subject) for subject in subjects),
+        context=max(context_of(subject.folder) for subject in subjects),
         cache=cache,
         threads=threads,
         progress=progress,
@@ -90,7 +89,7 @@ def built_reference(
     asking: Asking = DEFAULT_ASKING,
 ) -> dict[str, bytes]:
     """Return the reference files of a build's package, made now unless the store has them; arguments as above."""
-    context = max(context_of(subject) for subject in subjects)
+    context = max(context_of(subject.folder) for subject in subjects)
     data = [hash_file(path) for path in data_files(texts, tasks, checkpoint)]
     key = content_key([KIND, about.model_dump(), context, data, asdict(asking), evidence_code()])
     known = store.find(KIND, key)
@@ -128,23 +127,6 @@ def reference_files(folder: Path, about: CheckpointFacts) -> dict[str, bytes]:
     """
     _check_original(read_reference(folder), about, folder)
     return {name: (folder / name).read_bytes() for name in _FILES}
-
-
-def context_of(subject: Subject) -> int:
-    """Return the most tokens of a sequence that a variant takes.
-
-    Raises:
-        VariantUnusableError: Its genai_config.json does not say so.
-    """
-    try:
-        config = json.loads((subject.folder / GENAI_CONFIG).read_text(encoding="utf-8"))
-        return int(config["model"]["context_length"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise errors.VariantUnusableError(
-            f"The variant {subject.name} does not say how much context it has.",
-            why=f"{GENAI_CONFIG} is not valid: {error!r}.",
-            fix="Build it again with `phiforge build`, or copy the whole folder again.",
-        ) from error
 
 
 def _check_original(outputs: ReferenceOutputs, about: CheckpointFacts, folder: Path) -> None:

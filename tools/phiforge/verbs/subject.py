@@ -9,7 +9,7 @@ from phiforge import errors
 from phiforge.hashing import hash_files, hash_listing
 from phiforge.machine import describe_machine
 from phiforge.packaging.layout import BUILD_FOLDER, MANIFEST, variant_folders
-from phiforge.variant import CALIBRATION_FILE, MODEL_FOLDER, QDQ_FOLDER, RECORD_FILE, load_record
+from phiforge.variant import CALIBRATION_FILE, GENAI_CONFIG, MODEL_FOLDER, QDQ_FOLDER, RECORD_FILE, load_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from phiforge.variant import VariantRecord
 
 ARM = ("arm64", "aarch64")
-GENAI_CONFIG = "genai_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,13 @@ from phiforge.pipeline import STAGES_PASS, StagesOptions
 from phiforge.reporting.names import evidence_names
 from phiforge.store import Store, write_atomically
 from phiforge.validation.asking import CONTINUATION_TOKENS, DEFAULT_ASKING, Asking
-from phiforge.variant import WORKFLOW_FILE
+from phiforge.variant import WORKFLOW_FILE, context_of
 from phiforge.verbs.calibrate import check_calibration
 from phiforge.verbs.checkpoint import locate
 from phiforge.verbs.defaults import data_files, default_tasks, default_texts, evidence_code
 from phiforge.verbs.output import prepare_output
 from phiforge.verbs.packaged import running_here
-from phiforge.verbs.reference import context_of, make_reference, packaged_reference
+from phiforge.verbs.reference import make_reference, packaged_reference
 from phiforge.verbs.subject import check_loads_here, find_subjects
 from phiforge.verbs.validate_gpu import GPU_TABLES, gpu_key, validate_on_gpu
 from phiforge.verbs.watch import Stages, Unwatched
@@ -125,7 +125,8 @@ def _ask_harness(
     provider = provider_of(read_config(subject.folder))
     way = stand_in_way() if provider in GPU_TABLES else way_here(provider)
     found = ask_harness(
-        subject.folder, checkpoint, names, way, variant_sha256=subject.sha256, context=context_of(subject), work=work,
+        subject.folder, checkpoint, names, way, variant_sha256=subject.sha256,
+        context=context_of(subject.folder), work=work,
         threads=threads or default_threads(),
     )  # fmt: skip
     return {HARNESS_FILE: dump_evidence(found)}
@@ -184,7 +185,7 @@ def validate_by(
 
     result = validate_variant(
         subject.folder,
-        within(outputs, context_of(subject)),
+        within(outputs, context_of(subject.folder)),
         way_here(provider_of(read_config(subject.folder)), chunk),
         variant_sha256=subject.sha256,
         work=work,
@@ -230,14 +231,14 @@ def run_validation(
         return _validate_staged(subject, checkpoint, texts, tasks, cache, threads, watcher, others, asking)
     check_loads_here(subject)
     outputs = ask_checkpoint(
-        checkpoint, texts or default_texts(), tasks, context=context_of(subject), cache=cache,
+        checkpoint, texts or default_texts(), tasks, context=context_of(subject.folder), cache=cache,
         threads=threads or default_threads(), progress=watcher.advanced, asking=asking,
     )  # fmt: skip
     provider = provider_of(read_config(subject.folder))
     if provider not in GPU_TABLES:
         return validate_by(outputs, subject, cache, threads, watcher)
     found = validate_on_gpu(
-        within(outputs, context_of(subject)), subject, provider, work=cache, threads=threads, watcher=watcher,
+        within(outputs, context_of(subject.folder)), subject, provider, work=cache, threads=threads, watcher=watcher,
         others=others, chunk=chunk, project=project,
     )  # fmt: skip
     return evidence_files(found)
