@@ -324,7 +324,7 @@ FAULTS: dict[str, tuple[str, Change, str]] = {
         set_at("overall", "recovery_interval_fraction", value={"low": 0.99, "high": 1.0}),
         "interval of the recovery in overall which is not that of its counts",
     ),
-    "other questions in all": ("tasks", set_at("overall", "questions", value=751), "its tasks have another number"),
+    "other questions in all": ("tasks", set_at("overall", "questions", value=751), "not the sum of its tasks"),
     "repeats left out": ("latency", lambda c: c["rows"][0]["ttft_ms"].pop(), "has 4 of 5 repeats for ttft_ms"),
     "a median of other repeats": ("latency", set_at("rows", 0, "ttft_p50_ms", value=300.0), "its repeats have 331.0"),
     "a faster median": ("latency", set_at("rows", 2, "decode_tokens_per_s_p50", value=20.0), "its repeats have 10.92"),

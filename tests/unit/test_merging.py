@@ -269,6 +269,12 @@ def test_names_that_no_release_can_keep_are_refused(name: str) -> None:
     assert "Rename it" in caught.value.fix
 
 
+def test_names_that_some_systems_take_for_one_are_refused() -> None:
+    check_names([Path("a/drift.json"), Path("b/drift.json")])
+    with pytest.raises(errors.EvidenceInvalidError, match="cannot stand beside each other"):
+        check_names([Path("Drift.json"), Path("drift.json")])
+
+
 def test_a_report_takes_no_such_name_either(package: Path, tmp_path: Path) -> None:
     path = write_file(tmp_path, device_file(package), "phone.evidence")
     assert "'phone.evidence' cannot be used under this name" in _refused(package, tmp_path, path).what
@@ -350,8 +356,18 @@ def test_a_placement_without_the_profile_s_provider_is_refused(
     ],
 )
 def test_each_provider_s_runtime_is_known_by_its_names(target: str, provider: str, wheel: str, fits: bool) -> None:
-    record = _from(samples.latency(), provider=provider, versions={wheel: "1.0"})
-    assert (misfit(record, load_profile(TARGETS / f"{target}.toml")) is None) == fits
+    profile = load_profile(TARGETS / f"{target}.toml")
+    record = _from(samples.latency(), provider=provider, versions={wheel: profile.runtime.version})
+    assert (misfit(record, profile) is None) == fits
+
+
+def test_what_another_version_of_the_runtime_measured_does_not_count() -> None:
+    profile = load_profile(TARGETS / "webgpu-generic.toml")
+    versions = {profile.runtime.package: "0.0.1"}
+    record = _from(samples.latency(), provider="webgpu", versions=versions)
+    named = f"{profile.runtime.package} {profile.runtime.version}"
+    told = f"it was measured by {profile.runtime.package} 0.0.1, and the profile runs by {named}"
+    assert misfit(record, profile) == told
 
 
 def test_a_brought_record_that_contradicts_a_sealed_one_is_refused(package: Path, tmp_path: Path) -> None:

@@ -273,8 +273,10 @@ def _tasks(record: Tasks) -> Iterator[str]:
         )
         if score.recovery_interval_fraction is not None and not _same_interval(score.recovery_interval_fraction, own):
             yield f"has an interval of the recovery in {score.task} which is not that of its counts"
-    if sum(score.questions for score in record.scores) != record.overall.questions:
-        yield f"has {record.overall.questions} questions in all, its tasks have another number"
+    for field in ("questions", "reference_correct", "variant_correct", "flips_to_wrong", "flips_to_right"):
+        whole = getattr(record.overall, field)
+        if sum(getattr(score, field) for score in record.scores) != whole:
+            yield f"has {whole} for {field} in all, which is not the sum of its tasks"
 
 
 def _latency(record: Latency) -> Iterator[str]:

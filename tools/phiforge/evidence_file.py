@@ -146,6 +146,8 @@ def evidence_text(path: Path) -> str:
         EvidenceInvalidError: It cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise invalid(str(path), "It is no file.")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise invalid(str(path), f"It cannot be read: {error}.") from error

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phiforge.evidence import Tasks
+from phiforge.evidence import Tasks, TaskSource
 from phiforge.release.licences import check_questions, licence_of, recognize
 from unit.release.packages import CPU, ROOT, SOURCE, Made, evidence, profile
 
@@ -81,3 +81,24 @@ def test_no_record_hides_another_s_unknown_licence(licences: list[str | None]) -
 def test_answers_that_name_no_task_are_of_no_known_licence() -> None:
     (found,) = check_questions([tasks(scores=())])
     assert (found.budget, found.outcome) == ("licence:all", "fail")
+
+
+@pytest.mark.parametrize("licence", ["", "???", "UNLICENSED", "<script>", "MIT and more", "MIT AND", "none"])
+def test_what_is_no_licence_is_not_known(licence: str) -> None:
+    assert _of_questions(licence) == "fail"
+
+
+@pytest.mark.parametrize(
+    "licence", ["MIT", "CC-BY-4.0", "(MIT OR Apache-2.0) AND CC0-1.0", "GPL-2.0+", "LicenseRef-own"]
+)
+def test_an_spdx_expression_is_known(licence: str) -> None:
+    assert _of_questions(licence) == "pass"
+
+
+def _of_questions(licence: str) -> str:
+    made = evidence(Made(), "a" * 64, profile(CPU, "cpu"))["tasks.json"]
+    assert isinstance(made, Tasks)
+    source = TaskSource(file="a.jsonl", format="plain", split="test", licence=licence, sha256="a" * 64)
+    scores = tuple(score.model_copy(update={"source": source}) for score in made.scores)
+    (found,) = check_questions([made.model_copy(update={"scores": scores})])
+    return str(found.outcome)

@@ -227,9 +227,7 @@ def test_nothing_is_compared_by_a_runtime_that_is_not_both_releases_own(
     assert said in why
 
 
-def test_a_comparison_by_another_runtime_is_named_and_not_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_comparison_by_another_runtime_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "describe_machine", lambda: MACHINE)
     monkeypatch.setattr(checking, "tool_versions", lambda names: {"onnxruntime-genai": "1.0"})
     other = MACHINE.model_copy(update={"processor": "another"})
@@ -237,8 +235,9 @@ def test_a_comparison_by_another_runtime_is_named_and_not_made_again(
     brought = tmp_path / f"comparison-{CPU}.json"
     held = comparison(variant_of(new), variant_of(old), 1.0, runtime="9.0")
     brought.write_text(dump_evidence(held), encoding="utf-8")
-    why = refused(new, tmp_path / "out", against=old, evidence=(brought,))
-    assert "The comparison of both does not count: it was not made by onnxruntime-genai 1.0" in why
+    with pytest.raises(errors.EvidenceInvalidError) as caught:
+        released(new, tmp_path / "out", against=old, evidence=(brought,))
+    assert "by onnxruntime-genai 9.0, and the profile runs by onnxruntime-genai 1.0" in caught.value.why
 
 
 def test_of_two_records_the_one_that_was_judged_is_shown_everywhere(tmp_path: Path) -> None:

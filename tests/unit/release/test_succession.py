@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,25 @@ def test_a_first_release_is_no_second_one(tmp_path: Path, keys: KeyPair, form: s
     before = hash_files(tmp_path / "out")
     with pytest.raises(errors.PreviousReleaseError) as caught:
         released(new, place, keys, version="1.0", dry_run=dry_run)
-    assert caught.value.why == "There is nano 1.0, with other files, and nothing would be held against it."
+    assert caught.value.why == "There is nano 1.0, and it has other files, other evidence or another version."
     assert "--against" in caught.value.fix
     assert hash_files(tmp_path / "out") == before
     released(old, place, keys, version="1.0", dry_run=dry_run)
-    released(old, place, keys, version="1.1", dry_run=dry_run)
+    with pytest.raises(errors.PreviousReleaseError):
+        released(old, place, keys, version="1.1", dry_run=dry_run)
     released(new, place, keys, against=old, dry_run=dry_run)
+
+
+def test_evidence_that_failed_does_not_vanish_by_a_first_release(tmp_path: Path, keys: KeyPair) -> None:
+    package = make_package(tmp_path / "old")
+    drift = json.loads((package / "evidence/cpu-int4/drift.json").read_text(encoding="utf-8"))
+    brought = tmp_path / "drift-second.json"
+    brought.write_text(json.dumps(drift | {"top_k": drift["top_k"] + 1}), encoding="utf-8")
+    place = str(tmp_path / "out")
+    released(package, place, keys, evidence=(brought,))
+    released(package, place, keys, evidence=(brought,))
+    with pytest.raises(errors.PreviousReleaseError, match="is not the first one"):
+        released(package, place, keys)
 
 
 def test_other_tags_of_a_layout_count_too(tmp_path: Path, keys: KeyPair) -> None:
@@ -103,7 +117,7 @@ def test_a_signed_release_takes_an_unsigned_one_s_place(tmp_path: Path, keys: Ke
 @pytest.mark.parametrize(
     ("what", "why"),
     [
-        ("a signed release", "with other files, and nothing would be held against it"),
+        ("a signed release", "it has other files, other evidence or another version"),
         ("a note", "what is there is no release"),
         ("a signed release and a note", "notes.txt"),
     ],

@@ -173,11 +173,12 @@ def _use(given: CardInput) -> str:
 
 
 def _contents(record: ReleaseRecord) -> str:
-    signed = f"`{SIGNATURE}`" if record.signature != "none" else "It is not signed."
+    signed = f"`{SIGNATURE}` signs them." if record.signature != "none" else "It is not signed."
+    brought = f"`{EVIDENCE}/` what was measured elsewhere or in turn; " if record.evidence else ""
     return (
         "## What is here\n\n"
         f"The package as it was sealed: `{record.package.folder}`, content {record.package.content_sha256}. "
-        f"[The report](report.md) has all evidence; `{EVIDENCE}/` what was brought from devices; `{BILL}` the bill of "
-        f"materials; `{PROVENANCE}` how it was made; `SHA256SUMS` every file. {signed}\n\n"
+        f"[The report](report.md) has all evidence; {brought}`{BILL}` is the bill of materials, `{PROVENANCE}` how it "
+        f"was made; `SHA256SUMS` lists every file. {signed}\n\n"
         f"Licence: {literal(record.licence)}. `phiforge verify FOLDER` checks all of it offline.\n"
     )

@@ -27,7 +27,9 @@ KNOWN_TEXTS = {
 _TITLE = r"(the )?(mit license( \(mit\))?|bsd [23]-clause license)"
 _OWNER = r"copyright\b.*|\(c\).*|©.*|all rights reserved\.?|microsoft\.?"
 _NO_TERMS = re.compile(rf"^[ \t]*({_TITLE}|{_OWNER})[ \t]*$", re.IGNORECASE | re.MULTILINE)
-_UNKNOWN = ("", "unknown", "other", "noassertion", "none")
+_UNKNOWN = ("", "unknown", "other", "noassertion", "none", "unlicensed", "proprietary")
+# What an SPDX expression is made of: identifiers, AND, OR, WITH and brackets.
+_SPDX = re.compile(r"\(*[A-Za-z0-9][A-Za-z0-9.+:-]*\)*( (AND|OR|WITH) \(*[A-Za-z0-9][A-Za-z0-9.+:-]*\)*)*")
 
 
 def recognize(text: str) -> str | None:
@@ -67,7 +69,7 @@ def check_questions(evidence: Sequence[AnyEvidence]) -> tuple[Finding, ...]:
 
 
 def _finding(task: str, licences: Sequence[str]) -> Finding:
-    unknown = any(licence.strip().lower() in _UNKNOWN for licence in licences)
+    unknown = any(licence.lower() in _UNKNOWN or not _SPDX.fullmatch(licence) for licence in licences)
     reason = (
         f"It is not known under which licence the questions of {task} came."
         if unknown

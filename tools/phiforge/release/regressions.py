@@ -98,15 +98,15 @@ def _guarded(metric: str, new: Standing, old: Standing, allowed: float) -> list[
     for kind in dict.fromkeys(item.number.kind for item in old.readings if item.number.metric == metric):
         before, after = readings_of(old, metric, kind), readings_of(new, metric, kind)
         pairs = comparable(new, old, metric, kind)
-        if pairs:
+        if metric == "peak_anon_bytes" and is_same(new, old):
+            reason = f"{_title(before)}: the same files by the same runtime."
+            found.append(_finding(metric, allowed, None, kind, Outcome.PASS, reason))
+        elif pairs:
             judged = [_compared(GUARDS[metric], now, then, allowed) for now, then in pairs]
             lost = unmatched(old, metric, kind, pairs)
             why = f"was measured {GUARDS[metric].same} than {len(lost)} of the {len(before)} numbers before"
             judged += [_incomparable(metric, item.number.title, why, allowed, kind) for item in lost]
             found.append(_worst(judged))
-        elif metric == "peak_anon_bytes" and is_same(new, old):
-            reason = f"{_title(before)}: the same files by the same runtime."
-            found.append(_finding(metric, allowed, None, kind, Outcome.PASS, reason))
         else:
             why = f"was measured {GUARDS[metric].same}" if after else f"is not known of this release ({kind})"
             why += _by_two_runtimes(new, old) if metric == "peak_anon_bytes" else ""
@@ -281,7 +281,7 @@ def _by_interval(
     elif high is not None and high <= 1 + allowed:
         outcome, reason = Outcome.PASS, f"{said}, {limit}."
     else:
-        again = "measure both in turn with `phiforge compare`, on a quieter machine"
+        again = "measure again on a quieter machine; both in turn, with `phiforge compare`, if they run by one runtime"
         outcome, reason = Outcome.UNVERIFIED, f"{said}, which does not tell whether it is within the limit: {again}."
     return _finding(metric, 1 + allowed, ratio, Kind.MEASURED, outcome, reason, high)
 

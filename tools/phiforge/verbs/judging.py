@@ -141,8 +141,12 @@ def misfit(item: AnyEvidence, profile: Profile) -> str | None:
     if conditions.provider != runtime.provider:
         return f"it was measured with the provider {conditions.provider}, and the profile's is {runtime.provider}"
     packages = tuple(dict.fromkeys((runtime.package, *_RUNTIMES.get(runtime.provider, ()))))
-    if not any(name in conditions.versions for name in packages):
+    by = {name: conditions.versions[name] for name in packages if name in conditions.versions}
+    if not by:
         return f"it was measured without {' or '.join(packages)}, by which the profile runs"
+    if runtime.version not in by.values():
+        used = ", ".join(f"{name} {version}" for name, version in by.items())
+        return f"it was measured by {used}, and the profile runs by {runtime.package} {runtime.version}"
     process, architecture = conditions.machine.process_architecture, profile.hardware.architecture
     # An NPU's emulator is of the same provider as the NPU, but of another architecture.
     bound = isinstance(item, Latency | Comparison) or profile.npu is not None

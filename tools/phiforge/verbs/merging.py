@@ -36,13 +36,20 @@ OF_ONE_PROFILE = (Latency, Comparison, Prediction)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.json")
 
 
-def check_names(paths: Iterable[Path]) -> None:
+def check_names(paths: Sequence[Path]) -> None:
     """Check that files of evidence have names that every system, list and reader takes.
 
     Raises:
-        EvidenceInvalidError: One has not.
+        EvidenceInvalidError: One has not, or two differ by upper and lower case alone.
     """
+    by_case: dict[str, str] = {}
     for path in paths:
+        if by_case.setdefault(path.name.lower(), path.name) != path.name:
+            raise errors.EvidenceInvalidError(
+                f"The evidence files {by_case[path.name.lower()]!a} and {path.name!a} cannot stand beside each other.",
+                why="Their names differ by upper and lower case alone, which is one name to some systems.",
+                fix="Rename one of them.",
+            )
         try:
             fits = _NAME.fullmatch(check_inside(path.name)) is not None
         except errors.UnsafePathError:

@@ -225,11 +225,21 @@ def _read_subject(package: Path, evidence: Sequence[Path]) -> _Subject:
     )
 
 
+def _version(options: ReleaseOptions, content_sha256: str) -> str:
+    return options.version or content_sha256[:12]
+
+
 def _check_place(destination: Destination, subject: _Subject, options: ReleaseOptions) -> None:
     """Check that a release of this package may go there, and take the place of what is there."""
     there = check_destination(destination, subject.name, dry_run=options.dry_run)
     content = content_hash(subject.sums)
-    successor = Successor(content_sha256=content, signed=options.signer.form != "none", first=options.first)
+    successor = Successor(
+        content_sha256=content,
+        version=_version(options, content),
+        evidence={path.name: hash_bytes(path.read_bytes()) for path in options.evidence},
+        signed=options.signer.form != "none",
+        first=options.first,
+    )
     check_succession(destination, there, successor)
 
 
@@ -295,7 +305,7 @@ def _record(
     return ReleaseRecord(
         phiforge_version=phiforge_version(),
         name=subject.name,
-        version=options.version or content[:12],
+        version=_version(options, content),
         licence=licence,
         package=PackageFacts(folder=f"{subject.name}{SUFFIX}", content_sha256=content, seal_sha256=subject.seal_sha256),
         variants={item.record.name: item.record.sha256 for item in subject.profiles.values()},

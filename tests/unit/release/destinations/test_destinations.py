@@ -171,6 +171,7 @@ def test_a_destination_that_cannot_be_written(form: str, dry_run: bool, tmp_path
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("/", "nothing can stand in the place of the root"),
         ("x" * 256, "File name too long"),
         ("x" * 250, "File name too long"),  # with what the work folder's name has more
         ("nowhere/" + "x" * 250 + "/out", None),

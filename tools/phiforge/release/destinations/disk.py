@@ -70,6 +70,8 @@ def publishing(destination: Path) -> Iterator[Path]:
 
 def name_refusal(destination: Path) -> str | None:
     """Say why the file system would refuse a destination's name, that of its work folder, or paths inside; or None."""
+    if not destination.name:
+        return "nothing can stand in the place of the root"
     missing = [destination.name]
     place = destination.parent
     while not os.path.lexists(place) and place.name:

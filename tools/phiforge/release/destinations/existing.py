@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from phiforge import errors
@@ -12,6 +12,7 @@ from phiforge.packaging.verify import read_sums
 from phiforge.release.layout import RECORD, SIGNING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 DiskForm = Literal["folder", "hf", "oci", "foundry"]
@@ -25,13 +26,17 @@ SEALS = frozenset(SIGNING)
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseFacts:
-    """What a release.json names: model, version, licence, the package's content hash, and whether it was signed."""
+    """What a release.json names: model, version, licence, the package's content hash, and whether it was signed.
+
+    `evidence` are the hashes of the files of evidence beside the package, by name.
+    """
 
     model: str
     version: str
     licence: str
     content_sha256: str
     signed: bool
+    evidence: Mapping[str, str] = field(default_factory=dict)
 
 
 def form_of(folder: Path) -> DiskForm | None:
@@ -53,13 +58,14 @@ def parse_facts(content: bytes) -> ReleaseFacts | None:
         return None
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):
         return None
-    package = found.get("package")
+    package, evidence = found.get("package"), found.get("evidence")
     return ReleaseFacts(
         model=found["name"],
         version=str(found.get("version", "")),
         licence=str(found.get("licence", "")),
         content_sha256=str(package.get("content_sha256", "")) if isinstance(package, dict) else "",
         signed=found.get("signature") in ("key", "keyless"),
+        evidence=evidence if isinstance(evidence, dict) else {},
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from phiforge import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from phiforge.release.destinations.destination import Destination
     from phiforge.release.destinations.existing import ReleaseFacts
@@ -16,11 +16,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Successor:
-    """A release on its way: the content hash of its package, whether it will be signed, whether it is the first."""
+    """A release on its way.
+
+    Attributes:
+        content_sha256: The content hash of its package.
+        version: Its version.
+        evidence: The hashes of the files of evidence beside the package, by name.
+        signed: Whether it will be signed.
+        first: Whether it is called the first one.
+    """
 
     content_sha256: str
+    version: str
+    evidence: Mapping[str, str]
     signed: bool
     first: bool
+
+    def repeats(self, facts: ReleaseFacts) -> bool:
+        """Whether a release is this one, as a repeat after a crash finds it: of the same package and evidence."""
+        same = (facts.content_sha256, facts.version) == (self.content_sha256, self.version)
+        return same and dict(facts.evidence) == dict(self.evidence)
 
 
 def check_succession(destination: Destination, there: Sequence[ReleaseFacts], successor: Successor) -> None:
@@ -34,14 +49,14 @@ def check_succession(destination: Destination, there: Sequence[ReleaseFacts], su
         successor: The release that goes there.
 
     Raises:
-        PreviousReleaseError: It is called the first one, and there is a release with another content.
+        PreviousReleaseError: It is called the first one, and there is another release.
         DestinationError: It is not signed, and there is one that is.
     """
-    other = next((facts for facts in there if facts.content_sha256 != successor.content_sha256), None)
+    other = next((facts for facts in there if not successor.repeats(facts)), None)
     if successor.first and other is not None:
         raise errors.PreviousReleaseError(
             f"The release to {destination} is not the first one.",
-            why=f"There is {other.model} {other.version}, with other files, and nothing would be held against it.",
+            why=f"There is {other.model} {other.version}, and it has other files, other evidence or another version.",
             fix=f"Give {_against(destination)} instead of --first, or another --to.",
         )
     signed = next((facts for facts in there if facts.signed), None)
