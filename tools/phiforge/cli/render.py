@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from phiforge import gate
 from phiforge.cli.terminal import console, say
@@ -159,7 +159,10 @@ def path(what: str, where: Path) -> int:
 
 def profiles(found: Sequence[Profile]) -> int:
     """Print the device profiles, and of each NPU what is known of it."""
-    table = Table("profile", "device", "runtime", "pipeline", "judged on", "budgets")
+    # What is typed behind --target and --pipeline is never cut.
+    name, pipeline = Column("profile", no_wrap=True), Column("pipeline", no_wrap=True)
+    others = [Column(title, overflow="fold") for title in ("device", "runtime", "judged on", "budgets")]
+    table = Table(name, *others[:2], pipeline, *others[2:])
     for profile in found:
         budgets = profile.budgets.model_dump(exclude_none=True)
         table.add_row(
@@ -180,7 +183,7 @@ def profiles(found: Sequence[Profile]) -> int:
 
 def pipelines(found: Sequence[Pipeline]) -> int:
     """Print the pipelines."""
-    table = Table("pipeline", "pass", "options")
+    table = Table(Column("pipeline", no_wrap=True), "pass", "options")
     for pipeline in found:
         for index, (name, options) in enumerate(pipeline.passes.items()):
             values = ", ".join(f"{key}={value}" for key, value in options.model_dump(exclude={"type"}).items())
