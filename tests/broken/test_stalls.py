@@ -22,7 +22,7 @@ from phiforge.validation import comparison, worker
 
 HUNG = "import time; time.sleep(120)"
 HUNG_CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(120)'])"
-AT_WORK = "import time; stop = time.monotonic() + 6\nwhile time.monotonic() < stop: sum(range(1000))"
+AT_WORK = "import time; stop = time.monotonic() + 4\nwhile time.monotonic() < stop: sum(range(1000))"
 # A pause of a process that works, on a machine where much else does.
 SECONDS = 2.0
 

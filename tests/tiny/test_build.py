@@ -129,7 +129,7 @@ def _unshared_pipeline(folder: Path) -> str:
             "cpu-int4",
             {"tied": False, "longrope": True, "shards": 2, "dtype": "float16", "hidden_size": 128, "kv_head_count": 1},
         ),
-        ("cpu-int4-k-quant", {"tied": True, "longrope": False, "layer_count": 3}),
+        pytest.param("cpu-int4-k-quant", {"tied": True, "longrope": False, "layer_count": 3}, marks=pytest.mark.long),
         pytest.param("unshared", {"tied": True, "longrope": False}, marks=pytest.mark.long),
     ],
     ids=["untied, other widths", "untied longrope in shards", "tied without longrope", "tied, not shared"],
