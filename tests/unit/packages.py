@@ -22,7 +22,7 @@ from phiforge.target import load_profile
 from phiforge.variant import MODEL_FOLDER, RECORD_FILE, VariantRecord
 from phiforge.verbs.package import PackageInput, publish
 from phiforge.verbs.packaged import profile_files
-from phiforge.verbs.subject import find_subjects
+from phiforge.verbs.subject import Subject, find_subjects
 from phiforge.verbs.validate import evidence_files
 from unit.reporting import samples
 
@@ -110,14 +110,28 @@ def device_file(
     (subject,) = find_subjects(package)
     made = records or (samples.drift(Kind.MEASURED), samples.latency())
     own = [item.model_copy(update={"variant_sha256": subject.sha256}) for item in made]
+    device = MachineFacts(id=machine_id(machine, ADAPTER), adapter=ADAPTER, facts=machine)
+    made_there = tuple(on_device(item, machine) for item in own)
+    return evidence_file(package, subject, profile, device, {"QNNExecutionProvider": 8}, made_there)
+
+
+def evidence_file(
+    package: Path,
+    subject: Subject,
+    profile: str,
+    machine: MachineFacts,
+    placement: dict[str, int],
+    records: tuple[AnyEvidence, ...],
+) -> EvidenceFile:
+    """What `phiforge measure` writes of one variant of a package."""
     return EvidenceFile(
         phiforge_version="0.1.0",
         package=PackageFacts(name=load_manifest(package).package_name, content_sha256=content_hash(read_sums(package))),
         variant=VariantFacts(name=subject.name, sha256=subject.sha256),
         profile=ProfileFacts(name=profile, sha256=hash_file(profile_files(package, subject.name)[profile])),
-        machine=MachineFacts(id=machine_id(machine, ADAPTER), adapter=ADAPTER, facts=machine),
-        placement={"QNNExecutionProvider": 8},
-        records=tuple(on_device(item, machine) for item in own),
+        machine=machine,
+        placement=placement,
+        records=records,
     )
 
 

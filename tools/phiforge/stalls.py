@@ -50,7 +50,7 @@ def ended_if_stalled(process: subprocess.Popen[Any], seconds: float = STALL_SECO
 def _watch(pid: int, stall: Stall, over: threading.Event) -> None:
     """Wait for the end of the block or of the process; time is counted by polls, as computers are also suspended."""
     poll, waited = stall.seconds / _POLLS, 0.0
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself
         process = psutil.Process(pid)
         seen = _processor_seconds(process)
         while not over.wait(poll):

@@ -12,26 +12,20 @@ from phiforge.evidence import AnyEvidence, Latency, dump_evidence
 from phiforge.evidence_file import (
     EvidenceFile,
     MachineFacts,
-    PackageFacts,
-    ProfileFacts,
-    VariantFacts,
     dump_evidence_file,
     file_name,
     machine_id,
 )
 from phiforge.hashing import hash_file
-from phiforge.packaging.layout import load_manifest
-from phiforge.packaging.verify import read_sums
-from phiforge.packaging.write import content_hash
 from phiforge.release.layout import EVIDENCE, load_release
 from phiforge.release.signing import Trust
 from phiforge.reporting import load_report
 from phiforge.verbs import release as release_verb
-from phiforge.verbs.packaged import profile_files
 from phiforge.verbs.previous import open_previous
 from phiforge.verbs.release import Released, ReleaseOptions, release
 from phiforge.verbs.subject import find_subjects
 from phiforge.verbs.verify import verify
+from unit.packages import evidence_file
 from unit.release.conftest import real_report
 from unit.release.packages import CPU, MACHINE, NPU, Made, evidence, make_package, profile
 
@@ -48,15 +42,8 @@ def measured(package: Path, made: Made) -> EvidenceFile:
     """What `phiforge measure` might have written of the package's variant for the CPU, on another machine."""
     subject = next(item for item in find_subjects(package) if item.name == "cpu-int4")
     records: tuple[AnyEvidence, ...] = tuple(evidence(made, subject.sha256, profile(CPU, "cpu")).values())
-    return EvidenceFile(
-        phiforge_version="0.1.0",
-        package=PackageFacts(name=load_manifest(package).package_name, content_sha256=content_hash(read_sums(package))),
-        variant=VariantFacts(name=subject.name, sha256=subject.sha256),
-        profile=ProfileFacts(name=CPU, sha256=hash_file(profile_files(package, subject.name)[CPU])),
-        machine=MachineFacts(id=machine_id(PHONE, ADAPTER), adapter=ADAPTER, facts=PHONE),
-        placement={"CPUExecutionProvider": 85},
-        records=records,
-    )
+    machine = MachineFacts(id=machine_id(PHONE, ADAPTER), adapter=ADAPTER, facts=PHONE)
+    return evidence_file(package, subject, CPU, machine, {"CPUExecutionProvider": 85}, records)
 
 
 def written(folder: Path, package: Path, name: str | None = None, **numbers: Any) -> Path:

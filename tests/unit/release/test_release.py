@@ -240,6 +240,22 @@ def test_a_comparison_by_another_runtime_is_refused(tmp_path: Path, monkeypatch:
     assert "by onnxruntime-genai 9.0, and the profile runs by onnxruntime-genai 1.0" in caught.value.why
 
 
+def test_a_comparison_that_does_not_count_is_named_and_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two wheels of the runtime were there, so that nobody knows by which of them it was made."""
+    monkeypatch.setattr(checking, "describe_machine", lambda: MACHINE)
+    other = MACHINE.model_copy(update={"processor": "another"})
+    old, new = make_package(tmp_path / "old"), make_package(tmp_path / "new", Made(weights=b"x", machine=other))
+    made = comparison(variant_of(new), variant_of(old), 1.0)
+    versions = {**made.conditions.versions, "onnxruntime-genai-winml": "9.0"}
+    held = made.model_copy(update={"conditions": made.conditions.model_copy(update={"versions": versions})})
+    brought = tmp_path / f"comparison-{CPU}.json"
+    brought.write_text(dump_evidence(held), encoding="utf-8")
+    why = refused(new, tmp_path / "out", against=old, evidence=(brought,))
+    assert "The comparison of both does not count: it was not made by onnxruntime-genai 1.0" in why
+
+
 def test_of_two_records_the_one_that_was_judged_is_shown_everywhere(tmp_path: Path) -> None:
     package = make_package(tmp_path / "new")
     drift = package / "evidence/cpu-int4/drift.json"
